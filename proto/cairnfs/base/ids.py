@@ -1,0 +1,16 @@
+"""Identifiers: how they are made, and who shares a host."""
+
+import uuid
+from pathlib import Path
+
+
+def new_id() -> str:
+    """A random identifier for a session, a cluster or a datanode (a UUID 4 in hex)."""
+    return uuid.uuid4().hex
+
+
+def host_id() -> str:
+    """Equal for processes that can reach each other's Unix sockets: boot id and mount namespace."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    namespace = Path("/proc/self/ns/mnt").readlink()
+    return f"{boot}/{namespace}"

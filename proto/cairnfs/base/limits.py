@@ -1,0 +1,76 @@
+"""Every bound of CairnFS, and the relations between them, asserted when the module is loaded."""
+
+from typing import Final
+
+KIB: Final = 1 << 10
+MIB: Final = 1 << 20
+GIB: Final = 1 << 30
+
+# ------------------------------------------------------------------ names and inodes
+NAME_MAX_BYTES: Final = 255
+SYMLINK_MAX_BYTES: Final = 4095
+LINK_MAX: Final = 65_000
+XATTR_NAME_MAX_BYTES: Final = 255
+XATTR_VALUE_MAX_BYTES: Final = 60 * KIB  # one engine value; the VFS itself allows 64 KiB
+XATTR_LIST_MAX_BYTES: Final = 64 * KIB
+FILE_SIZE_MAX_BYTES: Final = (1 << 63) - 1
+ROOT_INO: Final = 1
+
+# ------------------------------------------------------------------ data
+BLOCK_BYTES: Final = 4 * MIB
+CHUNK_MAX_BYTES: Final = 4 * MIB
+FRAME_MAX_BYTES: Final = 1 * MIB
+CHECKSUM_BLOCK_BYTES: Final = 64 * KIB
+PACK_CHUNK_MAX_BYTES: Final = 256 * KIB  # smaller chunks go into packs
+PACK_FILE_MAX_BYTES: Final = 256 * MIB
+REPLICATION_WINDOW_BYTES: Final = 8 * MIB  # under way on one replication stream
+STORE_WINDOW_BYTES: Final = 8 * MIB  # under way from one client to one datanode
+SLICES_COMPACT: Final = 64  # a block with more slices is compacted by who wrote it
+SLICES_MAX: Final = 900  # a block with more is refused until compacted
+
+# ------------------------------------------------------------------ engine
+TRANSACTION_MAX_BYTES: Final = 1 * MIB
+TRANSACTION_MAX_KEYS: Final = 1_000
+VALUE_MAX_BYTES: Final = 64 * KIB
+GROUP_COMMIT_MAX_OPERATIONS: Final = 512
+ID_RANGE: Final = 4_096
+EXTENT_BLOCKS_PER_STEP: Final = 400  # truncation, removal and copying go in such steps
+
+# ------------------------------------------------------------------ messages
+GRPC_MESSAGE_MAX_BYTES: Final = 8 * MIB
+REQUESTS_PER_MESSAGE_MAX: Final = 256
+SESSION_OUTSTANDING_MAX: Final = 4_096
+READDIR_LIMIT_MAX: Final = 1_000
+COMMIT_SLICES_MAX: Final = 256
+PLAN_CHUNKS_MAX: Final = 256
+
+# ------------------------------------------------------------------ time
+LEASE_S: Final = 10.0
+CLIENT_DOUBT_S: Final = LEASE_S / 2  # without contact the client stops trusting its caches
+SESSION_HEARTBEAT_S: Final = 1.0
+NODE_HEARTBEAT_S: Final = 5.0
+NODE_SUSPECT_S: Final = 12.0
+NODE_DEAD_S: Final = 30.0
+RPC_DEADLINE_S: Final = 30.0
+DIRTY_AGE_MAX_S: Final = 5.0
+GARBAGE_GRACE_S: Final = 900.0
+MEMBERSHIP_RING: Final = 1_024
+
+# ------------------------------------------------------------------ client memory
+DIRTY_MAX_BYTES: Final = 192 * MIB
+READ_CACHE_MAX_BYTES: Final = 128 * MIB
+
+assert FRAME_MAX_BYTES <= CHUNK_MAX_BYTES <= BLOCK_BYTES
+assert CHUNK_MAX_BYTES % CHECKSUM_BLOCK_BYTES == 0
+assert FRAME_MAX_BYTES % CHECKSUM_BLOCK_BYTES == 0
+assert PACK_CHUNK_MAX_BYTES < CHUNK_MAX_BYTES < PACK_FILE_MAX_BYTES
+assert REPLICATION_WINDOW_BYTES >= CHUNK_MAX_BYTES
+assert GRPC_MESSAGE_MAX_BYTES > FRAME_MAX_BYTES + 64 * KIB
+assert SLICES_COMPACT < SLICES_MAX
+assert SLICES_MAX * 64 < VALUE_MAX_BYTES
+assert XATTR_VALUE_MAX_BYTES < VALUE_MAX_BYTES
+assert EXTENT_BLOCKS_PER_STEP * 2 + 10 < TRANSACTION_MAX_KEYS
+assert SESSION_HEARTBEAT_S * 3 < CLIENT_DOUBT_S < LEASE_S
+assert NODE_HEARTBEAT_S * 2 < NODE_SUSPECT_S < NODE_DEAD_S
+assert LEASE_S < RPC_DEADLINE_S < GARBAGE_GRACE_S
+assert DIRTY_AGE_MAX_S < LEASE_S

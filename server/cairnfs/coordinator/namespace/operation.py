@@ -1,0 +1,76 @@
+"""What a namespace operation is: a footprint other sessions must give up, and a pure function.
+
+Every operation lives in a file of its own and registers one `OperationSpec` under the name of its
+field in `Request.op`. The conductor (coordinator/conductor.py) owns recalls, transactions, retries and
+deadlines; an operation knows none of them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from cairnfs.engine.interface import ReadTransaction, Transaction
+from cairnfs.rpc.v1 import metadata_pb2 as pb
+
+
+@dataclass(frozen=True, slots=True)
+class Touch:
+    """One inode that an operation changes.
+
+    `names`: entries of this directory that change (its attributes change with them); without names and
+    with `attributes_only`, pages and extents stay valid; otherwise everything about the inode changes.
+    """
+
+    ino: int
+    names: tuple[bytes, ...] = ()
+    attributes_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """All inodes an operation changes, as read from a snapshot before it runs."""
+
+    touches: tuple[Touch, ...] = ()
+
+    def covers(self, ino: int) -> bool:
+        """Whether sessions were asked to give up `ino`."""
+        return any(touch.ino == ino for touch in self.touches)
+
+
+class FootprintChanged(Exception):
+    """The names resolve to other inodes than the footprint says; the conductor starts again."""
+
+
+@dataclass(slots=True)
+class Env:
+    """What an operation may know beyond its transaction and request."""
+
+    caller: pb.Caller
+    now_ns: int
+    footprint: Footprint = field(default_factory=Footprint)
+    new_ino: int = 0  # an unused inode number, when the operation may create one
+
+
+Run = Callable[[Transaction, Any, Env], Any]
+Read = Callable[[ReadTransaction, Any, Env], Any]
+Plan = Callable[[ReadTransaction, Any], Footprint]
+
+
+@dataclass(frozen=True, slots=True)
+class OperationSpec:
+    """How the conductor runs one kind of request.
+
+    A mutation has `footprint`; a read does not and gets a ReadTransaction. `run` takes the op message and
+    returns the message for the `result` field of Reply named by `result`; it raises CairnError.
+    """
+
+    name: str  # the field in Request.op
+    result: str  # the field in Reply.result
+    run: Run | Read
+    footprint: Plan | None = None
+    creates_inode: bool = False
+
+    @property
+    def mutates(self) -> bool:
+        """Whether the operation changes anything."""
+        return self.footprint is not None

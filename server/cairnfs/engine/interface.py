@@ -1,0 +1,87 @@
+"""The transactional key-value interface that every metadata engine implements.
+
+Keys and values are bytes; keys are ordered as bytes are. Operations are pure closures over a
+transaction: they may be run more than once, do no I/O of their own and keep no state. Many of them
+share one durable commit (group commit), each still atomic by itself.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+class EngineError(Exception):
+    """The engine could not do its work (disk full, lost connection); nothing was committed."""
+
+
+class EngineLocked(EngineError):
+    """Another coordinator holds this engine."""
+
+
+class ReadTransaction(Protocol):
+    """A consistent view of all keys."""
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of `key`, or None."""
+        ...
+
+    def scan(
+        self, start: bytes, end: bytes, *, limit: int | None = None, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Pairs with start <= key < end in key order (descending when `reverse`)."""
+        ...
+
+
+class Transaction(ReadTransaction, Protocol):
+    """A view that also sees, and collects, its own changes."""
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Set `key`; ValueError beyond limits.VALUE_MAX_BYTES or TRANSACTION_MAX_*."""
+        ...
+
+    def delete(self, key: bytes) -> None:
+        """Remove `key`; an absent one is fine."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One closure to run inside a group commit.
+
+    `locks` are keys that the closure will write or whose value or absence it relies on; `prefetch` are
+    keys it will only read. Local engines may ignore both; networked ones lock and fetch them at once.
+    """
+
+    body: Callable[[Transaction], Any]
+    locks: tuple[bytes, ...] = ()
+    prefetch: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one operation of a group commit came to: a value, or the exception that undid it."""
+
+    value: Any = None
+    error: Exception | None = field(default=None)
+
+
+class Engine(Protocol):
+    """An ordered, durable key-value store. `read` and `commit` may run in different threads."""
+
+    def read(self, body: Callable[[ReadTransaction], T]) -> T:
+        """Run `body` on a snapshot of the last commit; called from one thread only, never blocks long."""
+        ...
+
+    def commit(self, operations: Sequence[Operation]) -> list[Outcome]:
+        """Run `operations` in order and make all their changes durable together.
+
+        An operation that raises leaves no change and does not disturb the others. When this returns,
+        everything is on stable storage. Raises EngineError when nothing was committed.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release everything; idempotent."""
+        ...
