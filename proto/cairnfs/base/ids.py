@@ -10,7 +10,7 @@ def new_id() -> str:
 
 
 def host_id() -> str:
-    """Equal for processes that can reach each other's Unix sockets: boot id and mount namespace."""
+    """Equal for processes that reach each other's abstract Unix sockets: boot id and network namespace."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    namespace = Path("/proc/self/ns/mnt").readlink()
+    namespace = Path("/proc/self/ns/net").readlink()
     return f"{boot}/{namespace}"

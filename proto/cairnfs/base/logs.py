@@ -49,9 +49,7 @@ def configure_logging(process: str, level: str = "info", log_format: LogFormat =
 
 
 def _add_process(process: str) -> structlog.typing.Processor:
-    def add(
-        _logger: object, _method: str, event: structlog.typing.EventDict
-    ) -> structlog.typing.EventDict:
+    def add(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
         event["process"] = process
         return event
 

@@ -342,7 +342,7 @@ class NodeInfo(_message.Message):
     address: _builtins.str
     """host:port"""
     unix_socket: _builtins.str
-    """absolute path, or empty"""
+    """name in the abstract namespace (gRPC `unix-abstract:NAME`), or empty"""
     host_id: _builtins.str
     """equal on processes of one host: the socket may be used"""
     rack: _builtins.str

@@ -1,0 +1,78 @@
+"""Settings of every process, with their defaults and units.
+
+Each field is a key of the TOML configuration file (in the table named by `section`), a flag
+(`--heartbeat-s`) and an environment variable (`CAIRNFS_DATANODE_HEARTBEAT_S`); `cairnfs.config`
+derives all three from these classes. Metadata key `help` is the text shown to people.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from cairnfs.base import limits
+
+
+def _setting(default: Any, help_text: str) -> Any:  # noqa: ANN401 - as dataclasses.field
+    return field(default=default, metadata={"help": help_text})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommonSettings:
+    """What every process understands."""
+
+    log_level: str = _setting("info", "debug, info, warning or error")
+    log_format: str = _setting("json", "json or text")
+    ready_fd: int = _setting(-1, "descriptor that gets one JSON line, {'address': …}, when serving; -1: none")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoordinatorSettings(CommonSettings):
+    """One coordinator."""
+
+    section: ClassVar[str] = "coordinator"
+
+    data: Path = _setting(Path("var/coordinator"), "directory of the metadata engine")
+    listen: str = _setting("127.0.0.1:9440", "address to serve on; port 0 picks a free one")
+    insecure: bool = _setting(False, "allow an address beyond loopback without TLS")
+    replicas: int = _setting(2, "copies of every chunk")
+    selector: str = _setting("capacity", "placement plug-in: capacity or first-healthy")
+    engine: str = _setting("sqlite", "metadata engine: sqlite or memory")
+    lease_s: float = _setting(limits.LEASE_S, "lease time of client sessions, seconds")
+    heartbeat_s: float = _setting(limits.NODE_HEARTBEAT_S, "heartbeat interval of datanodes, seconds")
+    suspect_s: float = _setting(limits.NODE_SUSPECT_S, "silence after which a datanode is suspect, seconds")
+    dead_s: float = _setting(limits.NODE_DEAD_S, "silence after which a datanode is dead, seconds")
+    garbage_grace_s: float = _setting(limits.GARBAGE_GRACE_S, "age at which unreferenced chunks go, seconds")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatanodeSettings(CommonSettings):
+    """One datanode."""
+
+    section: ClassVar[str] = "datanode"
+
+    data: Path = _setting(Path("var/datanode"), "directory of the chunks")
+    coordinators: str = _setting("127.0.0.1:9440", "coordinators, HOST:PORT separated by commas")
+    listen: str = _setting("127.0.0.1:0", "address to serve on; port 0 picks a free one")
+    advertise: str = _setting("", "address that others use, if it differs from the one listened on")
+    insecure: bool = _setting(False, "allow an address beyond loopback without TLS")
+    rack: str = _setting("", "failure domain, for placement")
+    capacity_bytes: int = _setting(0, "most bytes to use; 0: what the disk has")
+    reserve_bytes: int = _setting(256 * limits.MIB, "free disk space below which no chunk is taken")
+    heartbeat_s: float = _setting(
+        limits.NODE_HEARTBEAT_S, "first heartbeat interval; the coordinator sets it"
+    )
+    scrub_bytes_per_s: int = _setting(16 * limits.MIB, "rate at which stored chunks are re-read and checked")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountSettings(CommonSettings):
+    """One mount."""
+
+    section: ClassVar[str] = "mount"
+
+    coordinators: str = _setting("127.0.0.1:9440", "coordinators, HOST:PORT separated by commas")
+    subdir: str = _setting("/", "directory of the file system to mount")
+    mountpoint: Path = _setting(Path("mnt"), "where to mount")
+    options: str = _setting("", "mount options separated by commas, as after -o")
+    dirty_max_bytes: int = _setting(limits.DIRTY_MAX_BYTES, "unsent file data held in memory")
+    read_cache_max_bytes: int = _setting(limits.READ_CACHE_MAX_BYTES, "chunks held in memory")
