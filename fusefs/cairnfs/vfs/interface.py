@@ -63,7 +63,7 @@ class Space:
 
 
 class KernelNotifier(Protocol):
-    """Drops what the kernel caches. Waits in a thread of its own; never call from inside a handler's reply."""
+    """Drops what the kernel caches, waiting in a thread of its own; never call it inside a handler."""
 
     async def invalidate_entries(self, parent: int, names: Sequence[bytes]) -> None:
         """Forget directory entries, positive and negative; returns when the kernel has."""
@@ -81,7 +81,7 @@ class FileSystem(Protocol):
     def root_ino(self) -> int: ...
     async def lookup(self, parent: int, name: bytes, caller: pb.Caller) -> Node: ...
     def forget(self, counts: Sequence[tuple[int, int]]) -> None:
-        """The kernel dropped `count` references (one per lookup, create, link, … and listed entry) of each inode."""
+        """The kernel dropped `count` references of each inode: (ino, count) pairs."""
         ...
 
     async def getattr(self, ino: int, caller: pb.Caller) -> Node: ...

@@ -1,0 +1,1 @@
+"""The cairnfs command, one sub-command per file."""

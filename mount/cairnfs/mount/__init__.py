@@ -1,0 +1,1 @@
+"""Mounting: the process behind one mount point, its supervisor and mount.cairnfs."""

@@ -1,0 +1,1 @@
+"""What every CairnFS process shares: errors, bounds, clocks, checksums, logs, settings."""

@@ -1,0 +1,1 @@
+"""The coordinator: metadata of the file system, sessions, leases, membership."""

@@ -1,0 +1,1 @@
+"""Namespace operations, one per file: pure functions over an engine transaction."""

@@ -1,0 +1,1 @@
+"""The datanode: stores chunks and copies them to its peers."""

@@ -1,0 +1,1 @@
+"""The metadata engines: ordered transactional key-value stores, and group commit."""
