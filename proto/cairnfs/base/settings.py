@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from cairnfs.base import limits
 
 
-def _setting(default: Any, help_text: str) -> Any:  # noqa: ANN401 - as dataclasses.field
+def _setting(default: Any, help_text: str) -> Any:
     return field(default=default, metadata={"help": help_text})
 
 
