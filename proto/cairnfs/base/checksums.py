@@ -17,7 +17,7 @@ def chunk_id(data: Buffer) -> bytes:
 
 def crc32c(data: Buffer) -> int:
     """CRC-32C (RFC 3720, appendix B.4) of `data`, 0 to 2^32-1."""
-    return google_crc32c.value(data if isinstance(data, bytes) else bytes(data))
+    return int(google_crc32c.value(data if isinstance(data, bytes) else bytes(data)))
 
 
 def block_checksums(data: Buffer) -> list[int]:

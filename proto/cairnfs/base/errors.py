@@ -77,7 +77,7 @@ def traits(code: int) -> ErrorTraits:
 class CairnError(Exception):
     """An operation failed with one of our error codes; `detail` is for people."""
 
-    def __init__(self, code: "pb.ErrorCode", detail: str = "") -> None:
+    def __init__(self, code: "pb.ErrorCode.ValueType", detail: str = "") -> None:
         super().__init__(code, detail)
         self.code = code
         self.detail = detail
