@@ -2,7 +2,8 @@
 
 Each field is a key of the TOML configuration file (in the table named by `section`), a flag
 (`--heartbeat-s`) and an environment variable (`CAIRNFS_DATANODE_HEARTBEAT_S`); `cairnfs.config`
-derives all three from these classes. Metadata key `help` is the text shown to people.
+derives all three from these classes. Metadata key `help` is the text shown to people; `choices`,
+`minimum` and `maximum` bound the value; `flag_only` keeps a setting out of files and environment.
 """
 
 from dataclasses import dataclass, field
@@ -12,17 +13,26 @@ from typing import Any, ClassVar
 from cairnfs.base import limits
 
 
-def _setting(default: Any, help_text: str) -> Any:
-    return field(default=default, metadata={"help": help_text})
+def _setting(default: Any, help_text: str, **bounds: Any) -> Any:
+    return field(default=default, metadata={"help": help_text, **bounds})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommonSettings:
     """What every process understands."""
 
-    log_level: str = _setting("info", "debug, info, warning or error")
-    log_format: str = _setting("json", "json or text")
-    ready_fd: int = _setting(-1, "descriptor that gets one JSON line, {'address': …}, when serving; -1: none")
+    log_level: str = _setting(
+        "info", "least severe events to log", choices=("debug", "info", "warning", "error")
+    )
+    log_format: str = _setting(
+        "json", "one JSON object or one readable line per event", choices=("json", "text")
+    )
+    ready_fd: int = _setting(
+        -1,
+        "descriptor that gets one JSON line, {'address': …}, when serving; -1: none",
+        minimum=-1,
+        flag_only=True,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,14 +44,24 @@ class CoordinatorSettings(CommonSettings):
     data: Path = _setting(Path("var/coordinator"), "directory of the metadata engine")
     listen: str = _setting("127.0.0.1:9440", "address to serve on; port 0 picks a free one")
     insecure: bool = _setting(False, "allow an address beyond loopback without TLS")
-    replicas: int = _setting(2, "copies of every chunk")
-    selector: str = _setting("capacity", "placement plug-in: capacity or first-healthy")
-    engine: str = _setting("sqlite", "metadata engine: sqlite or memory")
-    lease_s: float = _setting(limits.LEASE_S, "lease time of client sessions, seconds")
-    heartbeat_s: float = _setting(limits.NODE_HEARTBEAT_S, "heartbeat interval of datanodes, seconds")
-    suspect_s: float = _setting(limits.NODE_SUSPECT_S, "silence after which a datanode is suspect, seconds")
-    dead_s: float = _setting(limits.NODE_DEAD_S, "silence after which a datanode is dead, seconds")
-    garbage_grace_s: float = _setting(limits.GARBAGE_GRACE_S, "age at which unreferenced chunks go, seconds")
+    replicas: int = _setting(2, "copies of every chunk", minimum=1, maximum=16)
+    selector: str = _setting("capacity", "placement plug-in", choices=("capacity", "first-healthy"))
+    engine: str = _setting("sqlite", "metadata engine", choices=("sqlite", "memory"))
+    lease_s: float = _setting(
+        limits.LEASE_S, "lease time of client sessions, seconds", minimum=1.0, maximum=600.0
+    )
+    heartbeat_s: float = _setting(
+        limits.NODE_HEARTBEAT_S, "heartbeat interval of datanodes, seconds", minimum=0.05, maximum=600.0
+    )
+    suspect_s: float = _setting(
+        limits.NODE_SUSPECT_S, "silence after which a datanode is suspect, seconds", minimum=0.1
+    )
+    dead_s: float = _setting(
+        limits.NODE_DEAD_S, "silence after which a datanode is dead, seconds", minimum=0.1
+    )
+    garbage_grace_s: float = _setting(
+        limits.GARBAGE_GRACE_S, "age at which unreferenced chunks go, seconds", minimum=0.0
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,12 +76,19 @@ class DatanodeSettings(CommonSettings):
     advertise: str = _setting("", "address that others use, if it differs from the one listened on")
     insecure: bool = _setting(False, "allow an address beyond loopback without TLS")
     rack: str = _setting("", "failure domain, for placement")
-    capacity_bytes: int = _setting(0, "most bytes to use; 0: what the disk has")
-    reserve_bytes: int = _setting(256 * limits.MIB, "free disk space below which no chunk is taken")
-    heartbeat_s: float = _setting(
-        limits.NODE_HEARTBEAT_S, "first heartbeat interval; the coordinator sets it"
+    capacity_bytes: int = _setting(0, "most bytes to use; 0: what the disk has", minimum=0)
+    reserve_bytes: int = _setting(
+        256 * limits.MIB, "free disk space below which no chunk is taken", minimum=0
     )
-    scrub_bytes_per_s: int = _setting(16 * limits.MIB, "rate at which stored chunks are re-read and checked")
+    heartbeat_s: float = _setting(
+        limits.NODE_HEARTBEAT_S,
+        "first heartbeat interval, seconds; the coordinator sets it",
+        minimum=0.05,
+        maximum=600.0,
+    )
+    scrub_bytes_per_s: int = _setting(
+        16 * limits.MIB, "rate at which stored chunks are re-read and checked; 0: never", minimum=0
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,5 +101,7 @@ class MountSettings(CommonSettings):
     subdir: str = _setting("/", "directory of the file system to mount")
     mountpoint: Path = _setting(Path("mnt"), "where to mount")
     options: str = _setting("", "mount options separated by commas, as after -o")
-    dirty_max_bytes: int = _setting(limits.DIRTY_MAX_BYTES, "unsent file data held in memory")
-    read_cache_max_bytes: int = _setting(limits.READ_CACHE_MAX_BYTES, "chunks held in memory")
+    dirty_max_bytes: int = _setting(
+        limits.DIRTY_MAX_BYTES, "unsent file data held in memory", minimum=limits.CHUNK_MAX_BYTES
+    )
+    read_cache_max_bytes: int = _setting(limits.READ_CACHE_MAX_BYTES, "chunks held in memory", minimum=0)
