@@ -1735,14 +1735,17 @@ class CommitWrite(_message.Message):
     CHUNKS_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
     MTIME_NS_FIELD_NUMBER: _builtins.int
-    KEEP_LEASE_FIELD_NUMBER: _builtins.int
+    IF_SIZE_FIELD_NUMBER: _builtins.int
+    CTIME_NS_FIELD_NUMBER: _builtins.int
     ino: _builtins.int
     size: _builtins.int
     """the file is at least this long afterwards"""
     mtime_ns: _builtins.int
     """0: now"""
-    keep_lease: _builtins.bool
-    """the holder of the write lease keeps it"""
+    if_size: _builtins.int
+    """CONFLICT unless the file has this size now (shared O_APPEND)"""
+    ctime_ns: _builtins.int
+    """0: now; never moves the inode's ctime backwards"""
     @_builtins.property
     def slices(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Slice]:
         """later ones win"""
@@ -1757,13 +1760,16 @@ class CommitWrite(_message.Message):
         chunks: _abc.Iterable[Global___StoredChunk] | None = ...,
         size: _builtins.int = ...,
         mtime_ns: _builtins.int = ...,
-        keep_lease: _builtins.bool = ...,
+        if_size: _builtins.int | None = ...,
+        ctime_ns: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_if_size", b"_if_size", "if_size", b"if_size"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "ino", b"ino", "keep_lease", b"keep_lease", "mtime_ns", b"mtime_ns", "size", b"size", "slices", b"slices"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_if_size", b"_if_size", "chunks", b"chunks", "ctime_ns", b"ctime_ns", "if_size", b"if_size", "ino", b"ino", "mtime_ns", b"mtime_ns", "size", b"size", "slices", b"slices"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__if_size: _TypeAlias = _typing.Literal["if_size"]  # noqa: Y015
+    _WhichOneofArgType__if_size: _TypeAlias = _typing.Literal["_if_size", b"_if_size"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__if_size) -> _WhichOneofReturnType__if_size | None: ...
 
 Global___CommitWrite: _TypeAlias = CommitWrite  # noqa: Y015
 
