@@ -56,9 +56,45 @@ DIRTY_AGE_MAX_S: Final = 5.0
 GARBAGE_GRACE_S: Final = 900.0
 MEMBERSHIP_RING: Final = 1_024
 
+# ------------------------------------------------------------------ a client's patience
+SESSION_SILENCE_S: Final = 4.0  # a heartbeat unanswered for so long: connect elsewhere
+WELCOME_DEADLINE_S: Final = 5.0  # from dialling a coordinator to its Welcome
+RECONNECT_MIN_S: Final = 0.05  # back-off between attempts, doubled up to the next, jittered
+RECONNECT_MAX_S: Final = 2.0
+GOODBYE_S: Final = 1.0
+TRANSFER_PROGRESS_S: Final = 15.0  # a chunk transfer without progress for so long is tried elsewhere
+TRANSFER_DEADLINE_S: Final = 60.0  # for one chunk, all attempts together
+HEDGE_MIN_S: Final = 0.05  # a read is tried at a second replica between these two delays
+HEDGE_MAX_S: Final = 2.0
+NODE_PENALTY_S: Final = 10.0  # a datanode that failed is tried last for so long
+
+# ------------------------------------------------------------------ upkeep of stored data
+LOW_SPACE_BYTES: Final = 1 * GIB  # below this, clients wait for their data at close
+COPIES_PER_NODE_MAX: Final = 4  # repair copies that one node sends or receives at a time
+COPIES_MAX: Final = 64  # repair copies running in the cluster
+REPAIR_QUEUE_MAX: Final = 100_000  # known candidates; the rest is found by the next scan
+TASKS_PER_HEARTBEAT_MAX: Final = 16
+TASKS_QUEUED_MAX: Final = 4_096  # per node
+RESULTS_PER_HEARTBEAT_MAX: Final = 1_024
+DELETE_BATCH_MAX: Final = 512  # chunks per delete task
+VERIFY_BATCH_MAX: Final = 64  # chunks per verify task
+SCAN_STEP_CHUNKS: Final = 500  # chunk records read in one snapshot
+REPLICA_CHANGES_PER_COMMIT: Final = 400  # chunk records changed in one transaction
+GARBAGE_IN_FLIGHT_MAX: Final = 10_000  # chunks between marking and removal
+REPORT_CHUNKS_MAX: Final = 16_000_000  # of one datanode
+TASK_DEADLINE_S: Final = 60.0  # without a result the work is planned anew
+BUSY_HEARTBEAT_S: Final = 0.2  # while tasks wait for a node or run there
+SCAN_INTERVAL_S: Final = 3_600.0  # between looks at every chunk record for missing replicas
+CHUNK_REPORT_INTERVAL_S: Final = 6 * 3_600.0
+SAFE_MODE_SHARE: Final = 0.8  # of the nodes must have reported, once the others had time to
+FSCK_PROBLEMS_MAX: Final = 1_000
+
 # ------------------------------------------------------------------ client memory
 DIRTY_MAX_BYTES: Final = 192 * MIB
 READ_CACHE_MAX_BYTES: Final = 128 * MIB
+RETRIEVE_WINDOW_BYTES: Final = 64 * MIB  # asked for and not yet arrived, all datanodes together
+HASH_INLINE_MAX_BYTES: Final = 64 * KIB  # hashing less is cheaper than handing it to a thread
+SESSION_INBOX_MESSAGES: Final = 256  # received and not yet handled, before reading stops
 
 assert FRAME_MAX_BYTES <= CHUNK_MAX_BYTES <= BLOCK_BYTES
 assert CHUNK_MAX_BYTES % CHECKSUM_BLOCK_BYTES == 0
@@ -74,3 +110,10 @@ assert SESSION_HEARTBEAT_S * 3 < CLIENT_DOUBT_S < LEASE_S
 assert NODE_HEARTBEAT_S * 2 < NODE_SUSPECT_S < NODE_DEAD_S
 assert LEASE_S < RPC_DEADLINE_S < GARBAGE_GRACE_S
 assert DIRTY_AGE_MAX_S < LEASE_S
+assert SESSION_HEARTBEAT_S * 2 < SESSION_SILENCE_S < CLIENT_DOUBT_S
+assert RECONNECT_MIN_S < RECONNECT_MAX_S < LEASE_S - CLIENT_DOUBT_S
+assert TRANSFER_PROGRESS_S < TRANSFER_DEADLINE_S < GARBAGE_GRACE_S
+assert HEDGE_MIN_S < HEDGE_MAX_S < TRANSFER_PROGRESS_S
+assert BUSY_HEARTBEAT_S < NODE_HEARTBEAT_S < TASK_DEADLINE_S < GARBAGE_GRACE_S
+assert REPLICA_CHANGES_PER_COMMIT * 2 < TRANSACTION_MAX_KEYS
+assert CHUNK_REPORT_INTERVAL_S > SCAN_INTERVAL_S > GARBAGE_GRACE_S
