@@ -3,7 +3,7 @@
 Each field is a key of the TOML configuration file (in the table named by `section`), a flag
 (`--heartbeat-s`) and an environment variable (`CAIRNFS_DATANODE_HEARTBEAT_S`); `cairnfs.config`
 derives all three from these classes. Metadata key `help` is the text shown to people; `choices`,
-`minimum` and `maximum` bound the value; `flag_only` keeps a setting out of files and environment.
+`minimum` and `maximum` bound the value, `form` names its syntax (address or addresses); `flag_only` keeps a setting out of files and environment.
 """
 
 from dataclasses import dataclass, field
@@ -42,13 +42,13 @@ class CoordinatorSettings(CommonSettings):
     section: ClassVar[str] = "coordinator"
 
     data: Path = _setting(Path("var/coordinator"), "directory of the metadata engine")
-    listen: str = _setting("127.0.0.1:9440", "address to serve on; port 0 picks a free one")
+    listen: str = _setting("127.0.0.1:9440", "address to serve on; port 0 picks a free one", form="address")
     insecure: bool = _setting(False, "allow an address beyond loopback without TLS")
     replicas: int = _setting(2, "copies of every chunk", minimum=1, maximum=16)
     selector: str = _setting("capacity", "placement plug-in", choices=("capacity", "first-healthy"))
     engine: str = _setting("sqlite", "metadata engine", choices=("sqlite", "memory"))
     lease_s: float = _setting(
-        limits.LEASE_S, "lease time of client sessions, seconds", minimum=1.0, maximum=600.0
+        limits.LEASE_S, "lease time of client sessions, seconds", minimum=0.1, maximum=600.0
     )
     heartbeat_s: float = _setting(
         limits.NODE_HEARTBEAT_S, "heartbeat interval of datanodes, seconds", minimum=0.05, maximum=600.0
@@ -71,8 +71,10 @@ class DatanodeSettings(CommonSettings):
     section: ClassVar[str] = "datanode"
 
     data: Path = _setting(Path("var/datanode"), "directory of the chunks")
-    coordinators: str = _setting("127.0.0.1:9440", "coordinators, HOST:PORT separated by commas")
-    listen: str = _setting("127.0.0.1:0", "address to serve on; port 0 picks a free one")
+    coordinators: str = _setting(
+        "127.0.0.1:9440", "coordinators, HOST:PORT separated by commas", form="addresses"
+    )
+    listen: str = _setting("127.0.0.1:0", "address to serve on; port 0 picks a free one", form="address")
     advertise: str = _setting("", "address that others use, if it differs from the one listened on")
     insecure: bool = _setting(False, "allow an address beyond loopback without TLS")
     rack: str = _setting("", "failure domain, for placement")
@@ -97,7 +99,9 @@ class MountSettings(CommonSettings):
 
     section: ClassVar[str] = "mount"
 
-    coordinators: str = _setting("127.0.0.1:9440", "coordinators, HOST:PORT separated by commas")
+    coordinators: str = _setting(
+        "127.0.0.1:9440", "coordinators, HOST:PORT separated by commas", form="addresses"
+    )
     subdir: str = _setting("/", "directory of the file system to mount")
     mountpoint: Path = _setting(Path("mnt"), "where to mount")
     options: str = _setting("", "mount options separated by commas, as after -o")
