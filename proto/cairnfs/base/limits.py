@@ -33,8 +33,15 @@ TRANSACTION_MAX_BYTES: Final = 1 * MIB
 TRANSACTION_MAX_KEYS: Final = 1_000
 VALUE_MAX_BYTES: Final = 64 * KIB
 GROUP_COMMIT_MAX_OPERATIONS: Final = 512
+SCAN_PAGE_KEYS: Final = 256  # fetched at once by a scan
+ENGINE_CACHE_MAX_BYTES: Final = 64 * MIB  # pages that each connection of an embedded engine keeps
+WAL_CHECKPOINT_PAGES: Final = 4_096  # a longer log is written back into the database
 ID_RANGE: Final = 4_096
 EXTENT_BLOCKS_PER_STEP: Final = 400  # truncation, removal and copying go in such steps
+STEP_KEYS_MAX: Final = 900  # keys one step writes; the conductor adds a few of its own
+STEP_VALUES_MAX_BYTES: Final = 512 * KIB  # block values one step writes, before the last one
+OPEN_EXTENT_BLOCKS: Final = 16  # sent along with the answer to open
+EXTENTS_REPLY_SLICES_MAX: Final = 8_192  # the reply then covers less than was asked for
 
 # ------------------------------------------------------------------ messages
 GRPC_MESSAGE_MAX_BYTES: Final = 8 * MIB
@@ -106,6 +113,9 @@ assert SLICES_COMPACT < SLICES_MAX
 assert SLICES_MAX * 64 < VALUE_MAX_BYTES
 assert XATTR_VALUE_MAX_BYTES < VALUE_MAX_BYTES
 assert EXTENT_BLOCKS_PER_STEP * 2 + 10 < TRANSACTION_MAX_KEYS
+assert STEP_KEYS_MAX + 50 < TRANSACTION_MAX_KEYS
+assert STEP_VALUES_MAX_BYTES + 4 * VALUE_MAX_BYTES < TRANSACTION_MAX_BYTES
+assert EXTENTS_REPLY_SLICES_MAX * 128 + SLICES_MAX * 128 < GRPC_MESSAGE_MAX_BYTES
 assert SESSION_HEARTBEAT_S * 3 < CLIENT_DOUBT_S < LEASE_S
 assert NODE_HEARTBEAT_S * 2 < NODE_SUSPECT_S < NODE_DEAD_S
 assert LEASE_S < RPC_DEADLINE_S < GARBAGE_GRACE_S

@@ -51,6 +51,19 @@ class Env:
     new_ino: int = 0  # an unused inode number, when the operation may create one
 
 
+@dataclass(frozen=True, slots=True)
+class MoreSteps:
+    """What `run` returns instead of a result when one transaction was not enough.
+
+    The conductor commits this step without recording a reply, keeps the operation pending, and runs the same
+    operation again with `request` (same Env, a new `now_ns` is fine), until it gets a result. Each step makes
+    progress and leaves a consistent file; a crash in between is repaired by the client sending the original
+    request again, which every operation that goes in steps allows.
+    """
+
+    request: Any
+
+
 Run = Callable[[Transaction, Any, Env], Any]
 Read = Callable[[ReadTransaction, Any, Env], Any]
 Plan = Callable[[ReadTransaction, Any], Footprint]
@@ -61,7 +74,12 @@ class OperationSpec:
     """How the conductor runs one kind of request.
 
     A mutation has `footprint`; a read does not and gets a ReadTransaction. `run` takes the op message and
-    returns the message for the `result` field of Reply named by `result`; it raises CairnError.
+    returns the message for the `result` field of Reply named by `result`, or MoreSteps; it raises CairnError,
+    and FootprintChanged when it would change an inode that the footprint does not cover.
+
+    `lookup` of an absent name returns an EntryReply without `attr` (a negative entry): the conductor adds
+    its leases and answers with NOT_FOUND. Leases in results are left for the conductor to fill in. `Open` is
+    two operations: the conductor runs "open" (a read) or, when `truncate` is set, "open_truncate".
     """
 
     name: str  # the field in Request.op

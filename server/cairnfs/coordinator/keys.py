@@ -1,0 +1,217 @@
+"""Keys of the metadata engine: a letter for the kind, then big-endian numbers, a name at most at the end.
+
+Byte order of the keys is the order of their parts, so a range of keys is a range of numbers or names.
+File names may hold every byte but 0 and "/", and always come last; nothing needs escaping.
+"""
+
+from struct import Struct
+from typing import Final
+
+Range = tuple[bytes, bytes]
+
+_ONE: Final = Struct(">cQ")
+_TWO: Final = Struct(">cQQ")
+_HEAD_BYTES: Final = _ONE.size
+_NUMBER_END: Final = 1 << 64
+
+
+def _one(kind: bytes, number: int) -> bytes:
+    return _ONE.pack(kind, number)
+
+
+def _following(kind: bytes, number: int) -> bytes:
+    """The first key of `kind` behind every key that starts with `number`."""
+    return _ONE.pack(kind, number + 1) if number + 1 < _NUMBER_END else _next_kind(kind)
+
+
+def _next_kind(kind: bytes) -> bytes:
+    return bytes((kind[0] + 1,))
+
+
+def _first(key: bytes) -> int:
+    return int.from_bytes(key[1:_HEAD_BYTES], "big")
+
+
+# ------------------------------------------------------------------ inodes
+
+
+def inode(ino: int) -> bytes:
+    """Attributes of an inode (records.Inode)."""
+    return _one(b"i", ino)
+
+
+def inode_range(after: int = 0) -> Range:
+    """All inodes with numbers above `after`."""
+    return _following(b"i", after), _next_kind(b"i")
+
+
+def inode_of(key: bytes) -> int:
+    """The inode number in a key of an inode, extent, xattr, symlink or orphan, or the directory of an entry."""
+    return _first(key)
+
+
+def symlink(ino: int) -> bytes:
+    """Target of a symbolic link, as raw bytes."""
+    return _one(b"l", ino)
+
+
+def orphan(ino: int) -> bytes:
+    """Marks an inode without a name that is still to be reaped."""
+    return _one(b"o", ino)
+
+
+def orphan_range(after: int = 0) -> Range:
+    """All orphans with numbers above `after`."""
+    return _following(b"o", after), _next_kind(b"o")
+
+
+# ------------------------------------------------------------------ directory entries
+
+
+def dentry(directory: int, name: bytes) -> bytes:
+    """The entry `name` of a directory (records.Dentry)."""
+    return _one(b"d", directory) + name
+
+
+def dentry_range(directory: int, after: bytes = b"") -> Range:
+    """Entries of one directory with names above `after`."""
+    start = dentry(directory, after)
+    return start + b"\0" if after else start, _following(b"d", directory)
+
+
+def all_dentries(after: bytes = b"") -> Range:
+    """Entries of all directories, behind the dentry key `after`."""
+    return after + b"\0" if after else b"d", _next_kind(b"d")
+
+
+def dentry_name(key: bytes) -> bytes:
+    """The name in a key made by `dentry`."""
+    return key[_HEAD_BYTES:]
+
+
+# ------------------------------------------------------------------ extended attributes
+
+
+def xattr(ino: int, name: bytes) -> bytes:
+    """One extended attribute, as raw bytes."""
+    return _one(b"x", ino) + name
+
+
+def xattr_range(ino: int) -> Range:
+    """All extended attributes of an inode."""
+    return _one(b"x", ino), _following(b"x", ino)
+
+
+def xattr_name(key: bytes) -> bytes:
+    """The name in a key made by `xattr`."""
+    return key[_HEAD_BYTES:]
+
+
+# ------------------------------------------------------------------ data
+
+
+def extent(ino: int, block: int) -> bytes:
+    """Slices of one 4 MiB block of a file (records.decode_slices)."""
+    return _TWO.pack(b"e", ino, block)
+
+
+def extent_range(ino: int, first_block: int = 0, end_block: int = _NUMBER_END) -> Range:
+    """Blocks of one file from `first_block` to before `end_block`."""
+    end = extent(ino, end_block) if end_block < _NUMBER_END else _following(b"e", ino)
+    return extent(ino, first_block), end
+
+
+def all_extents(after: bytes = b"") -> Range:
+    """Blocks of all files, behind the extent key `after`."""
+    return after + b"\0" if after else b"e", _next_kind(b"e")
+
+
+def extent_block(key: bytes) -> int:
+    """The block number in a key made by `extent`."""
+    return int.from_bytes(key[_HEAD_BYTES:], "big")
+
+
+def chunk(chunk_id: bytes) -> bytes:
+    """A stored chunk (records.ChunkRecord)."""
+    return b"c" + chunk_id
+
+
+def chunk_range(after: bytes = b"") -> Range:
+    """All chunks with ids above `after`."""
+    return b"c" + after + b"\0" if after else b"c", _next_kind(b"c")
+
+
+def chunk_id(key: bytes) -> bytes:
+    """The id in a key made by `chunk`."""
+    return key[1:]
+
+
+def garbage(since_ns: int, chunk_id: bytes) -> bytes:
+    """Index of chunks without references, by the time (ns since the epoch) they lost the last one."""
+    return _one(b"g", since_ns) + chunk_id
+
+
+def garbage_range(before_ns: int) -> Range:
+    """Index entries of chunks unreferenced since earlier than `before_ns`."""
+    return b"g", _one(b"g", before_ns)
+
+
+def garbage_chunk_id(key: bytes) -> bytes:
+    """The chunk id in a key made by `garbage`."""
+    return key[_HEAD_BYTES:]
+
+
+# ------------------------------------------------------------------ sessions, counters, nodes, settings
+
+
+def session(session_id: str) -> bytes:
+    """A client session that may come back."""
+    return b"s" + session_id.encode()
+
+
+def session_range() -> Range:
+    """All sessions."""
+    return b"s", _next_kind(b"s")
+
+
+def session_id(key: bytes) -> str:
+    """The id in a key made by `session`."""
+    return key[1:].decode()
+
+
+def reply(session_id: str, seq: int) -> bytes:
+    """The reply to a mutation that was executed, until the client acknowledged it."""
+    return b"r" + session_id.encode() + b"\0" + seq.to_bytes(8, "big")
+
+
+def reply_range(session_id: str, through_seq: int = _NUMBER_END - 1) -> Range:
+    """Replies of one session with numbers up to and including `through_seq`."""
+    prefix = b"r" + session_id.encode()
+    if through_seq + 1 < _NUMBER_END:
+        return prefix + b"\0", reply(session_id, through_seq + 1)
+    return prefix + b"\0", prefix + b"\1"
+
+
+def counter(name: str) -> bytes:
+    """A named number, such as the next free inode number."""
+    return b"n" + name.encode()
+
+
+def node(number: int) -> bytes:
+    """A registered datanode."""
+    return _one(b"m", number)
+
+
+def node_range() -> Range:
+    """All datanodes."""
+    return b"m", _next_kind(b"m")
+
+
+def node_number(key: bytes) -> int:
+    """The number in a key made by `node`."""
+    return _first(key)
+
+
+def setting(name: str) -> bytes:
+    """A durable setting of the whole cluster, such as its id."""
+    return b"p" + name.encode()

@@ -1,0 +1,152 @@
+"""Values of the metadata engine: compact fixed layouts, because every operation decodes some.
+
+Named tuples rather than dataclasses: as immutable, and made from an unpacked struct in one call.
+"""
+
+from collections.abc import Iterable
+from enum import IntEnum
+from struct import Struct
+from typing import Final, NamedTuple
+
+from cairnfs.rpc.v1 import common_pb2 as pb
+
+_INODE: Final = Struct(">IIIIQQQqqqQIQ")
+_DENTRY: Final = Struct(">QB")
+_CHUNK: Final = Struct(">IQBQ")
+_SLICE: Final = Struct(">III32sI")
+_NODE: Final = Struct(">I")
+
+SLICE_BYTES: Final = _SLICE.size
+
+
+class Inode(NamedTuple):
+    """Attributes of one inode. Times are nanoseconds since the epoch; `xattrs` counts them."""
+
+    mode: int
+    uid: int
+    gid: int
+    nlink: int
+    rdev: int
+    size: int
+    allocated_bytes: int
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+    change: int
+    xattrs: int
+    parent: int  # of a directory; 0 otherwise
+
+    def encode(self) -> bytes:
+        """The engine's value."""
+        return _INODE.pack(*self)
+
+    @classmethod
+    def decode(cls, value: bytes) -> "Inode":
+        """The inode in an engine's value."""
+        return cls._make(_INODE.unpack(value))
+
+    def to_attr(self, ino: int) -> pb.Attr:
+        """The message that clients get."""
+        return pb.Attr(
+            ino=ino,
+            mode=self.mode,
+            uid=self.uid,
+            gid=self.gid,
+            nlink=self.nlink,
+            rdev=self.rdev,
+            size=self.size,
+            allocated_bytes=self.allocated_bytes,
+            atime_ns=self.atime_ns,
+            mtime_ns=self.mtime_ns,
+            ctime_ns=self.ctime_ns,
+            change=self.change,
+            has_xattrs=self.xattrs > 0,
+            parent=self.parent,
+        )
+
+
+class Dentry(NamedTuple):
+    """What a name leads to. `kind` is the file type: the mode's upper bits, shifted right by 12."""
+
+    ino: int
+    kind: int
+
+    def encode(self) -> bytes:
+        """The engine's value."""
+        return _DENTRY.pack(*self)
+
+    @classmethod
+    def decode(cls, value: bytes) -> "Dentry":
+        """The entry in an engine's value."""
+        return cls._make(_DENTRY.unpack(value))
+
+
+class BlockSlice(NamedTuple):
+    """A run of bytes of one block: `offset` counts from the start of the block."""
+
+    offset: int
+    length: int
+    chunk_offset: int
+    chunk_id: bytes
+    chunk_length: int
+
+    @property
+    def end(self) -> int:
+        """The first offset behind this slice."""
+        return self.offset + self.length
+
+    def cut(self, start: int, end: int) -> "BlockSlice":
+        """The part of this slice from `start` to before `end` (offsets in the block, inside the slice)."""
+        return BlockSlice(
+            start, end - start, self.chunk_offset + start - self.offset, self.chunk_id, self.chunk_length
+        )
+
+    def continues(self, other: "BlockSlice") -> bool:
+        """Whether this slice goes on exactly where `other` ends, in the file and in the same chunk."""
+        return (
+            self.offset == other.offset + other.length
+            and self.chunk_offset == other.chunk_offset + other.length
+            and self.chunk_id == other.chunk_id
+        )
+
+
+def encode_slices(slices: Iterable[BlockSlice]) -> bytes:
+    """The engine's value of one block."""
+    return b"".join([_SLICE.pack(*one) for one in slices])
+
+
+def decode_slices(value: bytes) -> list[BlockSlice]:
+    """The slices of one block, sorted and disjoint."""
+    return [BlockSlice._make(fields) for fields in _SLICE.iter_unpack(value)]
+
+
+class ChunkState(IntEnum):
+    """LIVE may be referenced; DELETING is being removed from the datanodes and may not."""
+
+    LIVE = 0
+    DELETING = 1
+
+
+class ChunkRecord(NamedTuple):
+    """A stored chunk: its length in bytes, how many slices refer to it, and which nodes hold it.
+
+    `garbage_since_ns` is when the last reference went, and 0 while there is one.
+    """
+
+    length: int
+    references: int
+    state: ChunkState
+    garbage_since_ns: int
+    nodes: tuple[int, ...]
+
+    def encode(self) -> bytes:
+        """The engine's value."""
+        head = _CHUNK.pack(self.length, self.references, self.state, self.garbage_since_ns)
+        return head + b"".join([_NODE.pack(node) for node in self.nodes])
+
+    @classmethod
+    def decode(cls, value: bytes) -> "ChunkRecord":
+        """The chunk in an engine's value."""
+        length, references, state, since_ns = _CHUNK.unpack_from(value)
+        nodes = tuple(node for (node,) in _NODE.iter_unpack(value[_CHUNK.size :]))
+        return cls(length, references, ChunkState(state), since_ns, nodes)
