@@ -1,0 +1,1 @@
+"""Settings from flags, environment and one TOML file: checked, and traceable to their source."""

@@ -1,0 +1,1 @@
+"""A whole cluster on one machine: what `cairnfs up` starts and `cairnfs down` stops."""
