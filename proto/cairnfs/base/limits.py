@@ -93,8 +93,24 @@ TASK_DEADLINE_S: Final = 60.0  # without a result the work is planned anew
 BUSY_HEARTBEAT_S: Final = 0.2  # while tasks wait for a node or run there
 SCAN_INTERVAL_S: Final = 3_600.0  # between looks at every chunk record for missing replicas
 CHUNK_REPORT_INTERVAL_S: Final = 6 * 3_600.0
-SAFE_MODE_SHARE: Final = 0.8  # of the nodes must have reported, once the others had time to
+SAFE_MODE_SHARE: Final = 0.5  # of the nodes must have reported, once the others had time to
 FSCK_PROBLEMS_MAX: Final = 1_000
+
+# ------------------------------------------------------------------ datanode
+STORE_BATCH_MAX_BYTES: Final = 8 * MIB  # small chunks that share one fdatasync
+PACK_DEAD_PERCENT: Final = 50  # a pack with more dead bytes is compacted
+TRANSFERS_PER_STREAM_MAX: Final = 1_024  # open at once; more are refused
+PEER_QUEUE_MAX_BYTES: Final = 64 * MIB  # frames that wait for one replica, of all transfers
+REPLICA_PROGRESS_S: Final = 5.0  # a replica that acknowledges nothing for so long is dropped
+PEER_RETRY_S: Final = 1.0  # pause before a failed peer is tried again
+TRANSFER_IDLE_S: Final = 60.0  # a stored chunk of which nothing arrives for so long is given up
+RETRIEVALS_CONCURRENT_MAX: Final = 4  # of one stream
+RETRIEVALS_QUEUED_MAX: Final = 256
+DATANODE_THREADS: Final = 8
+TASKS_CONCURRENT_MAX: Final = 4  # of the coordinator's tasks
+REPORT_PAGE_CHUNKS: Final = 4_096
+CORRUPT_REPORT_MAX: Final = 1_024  # chunks named in one heartbeat
+VERIFY_CHUNKS_MAX: Final = 256  # of one task
 
 # ------------------------------------------------------------------ client memory
 DIRTY_MAX_BYTES: Final = 192 * MIB
@@ -120,6 +136,11 @@ assert SESSION_HEARTBEAT_S * 3 < CLIENT_DOUBT_S < LEASE_S
 assert NODE_HEARTBEAT_S * 2 < NODE_SUSPECT_S < NODE_DEAD_S
 assert LEASE_S < RPC_DEADLINE_S < GARBAGE_GRACE_S
 assert DIRTY_AGE_MAX_S < LEASE_S
+assert PACK_CHUNK_MAX_BYTES <= FRAME_MAX_BYTES  # a small chunk may travel in one frame
+assert STORE_BATCH_MAX_BYTES >= FRAME_MAX_BYTES
+assert PEER_QUEUE_MAX_BYTES > REPLICATION_WINDOW_BYTES
+assert REPLICA_PROGRESS_S < RPC_DEADLINE_S < TRANSFER_IDLE_S
+assert REPORT_PAGE_CHUNKS * 64 < GRPC_MESSAGE_MAX_BYTES
 assert SESSION_HEARTBEAT_S * 2 < SESSION_SILENCE_S < CLIENT_DOUBT_S
 assert RECONNECT_MIN_S < RECONNECT_MAX_S < LEASE_S - CLIENT_DOUBT_S
 assert TRANSFER_PROGRESS_S < TRANSFER_DEADLINE_S < GARBAGE_GRACE_S
