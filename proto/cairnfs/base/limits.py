@@ -119,6 +119,17 @@ RETRIEVE_WINDOW_BYTES: Final = 64 * MIB  # asked for and not yet arrived, all da
 HASH_INLINE_MAX_BYTES: Final = 64 * KIB  # hashing less is cheaper than handing it to a thread
 SESSION_INBOX_MESSAGES: Final = 256  # received and not yet handled, before reading stops
 
+# ------------------------------------------------------------------ mounts
+FUSE_DEADLINE_S: Final = 90.0  # for one file system call, whatever happens
+FUSE_FLUSH_DEADLINE_S: Final = 600.0  # for calls that may have to write out all dirty data
+NOTIFIER_THREADS: Final = 8  # directories or inodes invalidated at a time
+NOTIFIER_QUEUE_MAX: Final = 4_096  # callers that wait for an invalidation
+MOUNT_CONNECT_S: Final = 15.0  # for the first answer of a coordinator
+REMOUNT_DELAY_MIN_S: Final = 0.2  # a mount whose process died is mounted again between these two delays
+REMOUNT_DELAY_MAX_S: Final = 30.0
+REMOUNT_STABLE_S: Final = 60.0  # a mount that lasted so long starts again with the shortest delay
+READ_AHEAD_BYTES: Final = 4 * MIB  # of the mount's backing device
+
 assert FRAME_MAX_BYTES <= CHUNK_MAX_BYTES <= BLOCK_BYTES
 assert CHUNK_MAX_BYTES % CHECKSUM_BLOCK_BYTES == 0
 assert FRAME_MAX_BYTES % CHECKSUM_BLOCK_BYTES == 0
@@ -148,3 +159,5 @@ assert HEDGE_MIN_S < HEDGE_MAX_S < TRANSFER_PROGRESS_S
 assert BUSY_HEARTBEAT_S < NODE_HEARTBEAT_S < TASK_DEADLINE_S < GARBAGE_GRACE_S
 assert REPLICA_CHANGES_PER_COMMIT * 2 < TRANSACTION_MAX_KEYS
 assert CHUNK_REPORT_INTERVAL_S > SCAN_INTERVAL_S > GARBAGE_GRACE_S
+assert RPC_DEADLINE_S < FUSE_DEADLINE_S < FUSE_FLUSH_DEADLINE_S
+assert REMOUNT_DELAY_MIN_S < REMOUNT_DELAY_MAX_S < REMOUNT_STABLE_S
