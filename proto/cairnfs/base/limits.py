@@ -48,11 +48,20 @@ GRPC_MESSAGE_MAX_BYTES: Final = 8 * MIB
 REQUESTS_PER_MESSAGE_MAX: Final = 256
 SESSION_OUTSTANDING_MAX: Final = 4_096
 READDIR_LIMIT_MAX: Final = 1_000
+SESSIONS_MAX: Final = 4_096
+SESSION_OUTBOX_MAX_BYTES: Final = 64 * MIB  # events a client has not taken; more, and it is fenced
+LEASES_PER_SESSION_MAX: Final = 1_000_000  # more, and the oldest are recalled
+LEASES_RECALLED_AT_ONCE: Final = 1_000
+LOCKS_PER_SESSION_MAX: Final = 65_536
+FOOTPRINT_RETRIES_MAX: Final = 32
+OPEN_RECALL_ROUNDS_MAX: Final = 3  # then a file opened for writing is shared with its readers
+REPLIES_PURGED_AT_ONCE: Final = 256
 COMMIT_SLICES_MAX: Final = 256
 PLAN_CHUNKS_MAX: Final = 256
 
 # ------------------------------------------------------------------ time
 LEASE_S: Final = 10.0
+RECALL_MAX_S: Final = 30.0  # a recall is answered within LEASE_S, or this while data is being saved for it
 CLIENT_DOUBT_S: Final = LEASE_S / 2  # without contact the client stops trusting its caches
 SESSION_HEARTBEAT_S: Final = 1.0
 NODE_HEARTBEAT_S: Final = 5.0
@@ -146,6 +155,9 @@ assert EXTENTS_REPLY_SLICES_MAX * 128 + SLICES_MAX * 128 < GRPC_MESSAGE_MAX_BYTE
 assert SESSION_HEARTBEAT_S * 3 < CLIENT_DOUBT_S < LEASE_S
 assert NODE_HEARTBEAT_S * 2 < NODE_SUSPECT_S < NODE_DEAD_S
 assert LEASE_S < RPC_DEADLINE_S < GARBAGE_GRACE_S
+assert LEASE_S < RECALL_MAX_S <= RPC_DEADLINE_S
+assert REPLIES_PURGED_AT_ONCE + 1 < TRANSACTION_MAX_KEYS
+assert LEASES_RECALLED_AT_ONCE < LEASES_PER_SESSION_MAX
 assert DIRTY_AGE_MAX_S < LEASE_S
 assert PACK_CHUNK_MAX_BYTES <= FRAME_MAX_BYTES  # a small chunk may travel in one frame
 assert STORE_BATCH_MAX_BYTES >= FRAME_MAX_BYTES
