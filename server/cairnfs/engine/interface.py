@@ -20,6 +20,13 @@ class EngineLocked(EngineError):
     """Another coordinator holds this engine."""
 
 
+class EngineBroken(EngineError):
+    """Storage failed while a commit was being made durable, so only reopening tells whether it is there.
+
+    Until then every commit raises this. A process that gets it should end and start again.
+    """
+
+
 class ReadTransaction(Protocol):
     """A consistent view of all keys."""
 
@@ -78,7 +85,8 @@ class Engine(Protocol):
         """Run `operations` in order and make all their changes durable together.
 
         An operation that raises leaves no change and does not disturb the others. When this returns,
-        everything is on stable storage. Raises EngineError when nothing was committed.
+        everything is on stable storage. Raises EngineError when nothing was committed (EngineBroken when
+        that is not known), also when a body raises it.
         """
         ...
 

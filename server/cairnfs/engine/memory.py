@@ -1,0 +1,103 @@
+"""The engine that keeps everything in memory: for tests, for the model, and for trying things out."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+
+from sortedcontainers import SortedDict
+
+from cairnfs.engine.buffered import Changes, Overlay, Pair, run_operations, scan_pages
+from cairnfs.engine.interface import EngineError, Operation, Outcome, ReadTransaction, T
+
+
+class MemoryEngine:
+    """An engine whose stable storage is the memory of this process."""
+
+    def __init__(self) -> None:
+        self._live = _Live()
+        self._lock = threading.Lock()  # held while `_live` changes, and while another thread reads it
+        self._snapshot: _Snapshot | None = None
+        self._closed = False
+
+    def read(self, body: Callable[[ReadTransaction], T]) -> T:
+        """Run `body` on a snapshot of the last commit; called from one thread only, never blocks long."""
+        self._check_open()
+        snapshot = _Snapshot(self._live, self._lock)
+        with self._lock:
+            self._snapshot = snapshot
+        try:
+            return body(snapshot)
+        finally:
+            with self._lock:
+                self._snapshot = None
+
+    def commit(self, operations: Sequence[Operation]) -> list[Outcome]:
+        """Run `operations` in order; their changes appear together."""
+        self._check_open()
+        outcomes, changes = run_operations(self._live, operations)
+        with self._lock:
+            if self._snapshot is not None:
+                self._snapshot.preserve(changes)
+            self._live.apply(changes)
+        return outcomes
+
+    def close(self) -> None:
+        """Forget everything; idempotent."""
+        self._closed = True
+        self._live = _Live()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EngineError("the memory engine is closed")
+
+
+class _Live:
+    """The pairs as of the last commit."""
+
+    def __init__(self) -> None:
+        self._pairs: SortedDict[bytes, bytes] = SortedDict()
+
+    def get(self, key: bytes) -> bytes | None:
+        return self._pairs.get(key)
+
+    def scan(
+        self, start: bytes, end: bytes, *, limit: int | None = None, reverse: bool = False
+    ) -> Iterator[Pair]:
+        if start >= end:
+            return
+        keys = self._pairs.irange(start, end, inclusive=(True, False), reverse=reverse)
+        for key in islice(keys, limit):
+            yield key, self._pairs[key]
+
+    def apply(self, changes: Changes) -> None:
+        for key, value in changes.items():
+            if value is None:
+                self._pairs.pop(key, None)
+            else:
+                self._pairs[key] = value
+
+
+class _Snapshot:
+    """What was live when a read began: what commits have overwritten since, laid over what is live now."""
+
+    def __init__(self, live: _Live, lock: threading.Lock) -> None:
+        self._live = live
+        self._lock = lock
+        self._view = Overlay(live)
+
+    def preserve(self, changes: Changes) -> None:
+        """Keep what `changes` are about to overwrite; the caller holds the lock."""
+        self._view.apply({key: self._live.get(key) for key in changes if key not in self._view.changes})
+
+    def get(self, key: bytes) -> bytes | None:
+        with self._lock:
+            return self._view.get(key)
+
+    def scan(
+        self, start: bytes, end: bytes, *, limit: int | None = None, reverse: bool = False
+    ) -> Iterator[Pair]:
+        return scan_pages(self._page, start, end, limit, reverse)
+
+    def _page(self, start: bytes, end: bytes, count: int, reverse: bool) -> list[Pair]:
+        with self._lock:
+            return list(self._view.scan(start, end, limit=count, reverse=reverse))
