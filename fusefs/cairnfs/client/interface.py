@@ -60,6 +60,11 @@ class SessionListener(Protocol):
 class MetadataSession(Protocol):
     """One session with the coordinators."""
 
+    @property
+    def trusted(self) -> bool:
+        """Whether caches may be used at this very moment."""
+        ...
+
     async def call(self, op: Any, caller: pb.Caller | None = None, *, deadline_s: float | None = None) -> Any:
         """Send one operation (a message such as `pb.Lookup`) and return its result message.
 

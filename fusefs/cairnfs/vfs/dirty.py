@@ -203,7 +203,9 @@ class DirtyFile:
             for block in range(first, last + 1):
                 runs = layer.get(block)
                 if runs is not None:
-                    found.extend(_clip(run, start, end) for run in runs.runs if run.start < end and run.end > start)
+                    found.extend(
+                        _clip(run, start, end) for run in runs.runs if run.start < end and run.end > start
+                    )
         return found
 
 

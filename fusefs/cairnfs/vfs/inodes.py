@@ -17,7 +17,7 @@ Entries = dict[bytes, int | None]
 
 @dataclass(slots=True, eq=False)
 class Inode:
-    """One inode. What is cached is meant only while `lease` covers it (docs/internals/sessions-and-leases.md)."""
+    """One inode. What is cached counts only while `lease` covers it (see internals/sessions-and-leases)."""
 
     ino: int
     attr: common_pb2.Attr | None = None
@@ -48,15 +48,17 @@ class Inode:
         if known is not None and attr.change < known.change:
             return
         self.attr = attr
-        self.attr_valid = True
         if self.dirty:
             attr.size = max(attr.size, self.dirty.end)
             attr.mtime_ns = self.dirty.mtime_ns
             attr.ctime_ns = max(attr.ctime_ns, self.dirty.ctime_ns)
 
-    def grant(self, lease: int) -> None:
-        """Record a lease that came with a reply; a weaker one never replaces a stronger."""
-        self.lease = max(self.lease, lease)
+    def learn_leased(self, attr: common_pb2.Attr, lease: int) -> None:
+        """Take attributes of a read that came with `lease`; with a lease they may be believed."""
+        self.learn(attr)
+        if lease != NO_LEASE:
+            self.lease = max(self.lease, lease)
+            self.attr_valid = True
 
     def forget_attributes(self) -> None:
         """Attributes, extended attributes and the symlink target are no longer known."""

@@ -1,0 +1,206 @@
+"""Open files: create, open, read, write, close."""
+
+import os
+
+from cairnfs.base import limits
+from cairnfs.base.errors import CairnError
+from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
+from cairnfs.vfs.base import Part
+from cairnfs.vfs.inodes import NO_LEASE, WRITE_LEASE, Inode
+from cairnfs.vfs.interface import Node, Opened
+from cairnfs.vfs.locking import LockOps
+from cairnfs.vfs.state import FileHandle
+
+APPEND_ATTEMPTS = 50
+SYNC_FLAGS = os.O_SYNC | os.O_DSYNC
+
+
+def writes(flags: int) -> bool:
+    """Whether open(2) flags ask for writing."""
+    return flags & os.O_ACCMODE in (os.O_WRONLY, os.O_RDWR)
+
+
+class FileOps(LockOps, Part):
+    """The part of the file system that opens, reads, writes and closes files."""
+
+    # ------------------------------------------------------------------ open and close
+
+    async def create(
+        self, parent: int, name: bytes, mode: int, flags: int, caller: pb.Caller
+    ) -> tuple[Opened, Node]:
+        """Make and open a regular file; without O_EXCL an existing one is opened."""
+        state = self.state
+        directory = state.inodes.get(parent)
+        directory.mutations += 1
+        try:
+            reply: pb.EntryReply = await state.session.call(
+                pb.MkNod(parent=parent, name=name, mode=mode, open=True, exclusive=bool(flags & os.O_EXCL)),
+                caller,
+            )
+        finally:
+            directory.mutations -= 1
+        inode = state.inodes.get(reply.attr.ino)
+        inode.lookups += 1
+        if reply.lease == WRITE_LEASE and not flags & os.O_TRUNC:
+            opened = self._new_file(inode, flags, shared=False)
+        else:
+            opened = await self.open(inode.ino, flags & ~(os.O_CREAT | os.O_EXCL), caller)
+        return opened, state.node(inode, directory)
+
+    async def open(self, ino: int, flags: int, caller: pb.Caller) -> Opened:
+        """Open an existing file."""
+        state = self.state
+        inode = state.inodes.get(ino)
+        write, truncate = writes(flags), bool(flags & os.O_TRUNC)
+        inode.handles += 1  # from here on a recall says that the file is open
+        try:
+            shared = False
+            if truncate:
+                self.flusher.discard(inode)
+                await self.flusher.flush(inode)
+            known = state.leased(inode) and (not write or inode.lease == WRITE_LEASE)
+            if truncate or not known:
+                shared = await self._open_remote(inode, write, truncate, caller)
+        finally:
+            inode.handles -= 1
+        return self._new_file(inode, flags, shared=shared)
+
+    async def _open_remote(self, inode: Inode, write: bool, truncate: bool, caller: pb.Caller) -> bool:
+        op = pb.Open(ino=inode.ino, write=write, truncate=truncate, want_extents=not truncate)
+        try:
+            reply: pb.OpenReply = await self.state.session.call(op, caller)
+        except CairnError as error:
+            if error.code == common.ERROR_CODE_NOT_FOUND:
+                raise CairnError(common.ERROR_CODE_STALE, error.detail) from error
+            raise
+        if reply.shared or reply.lease == NO_LEASE:
+            inode.registered = True
+        return reply.shared
+
+    def _new_file(self, inode: Inode, flags: int, *, shared: bool) -> Opened:
+        direct = shared or bool(flags & os.O_DIRECT)
+        writable = writes(flags)
+        handle = self.state.new_handle()
+        self.state.files[handle] = FileHandle(inode, flags, direct=direct, writable=writable)
+        inode.handles += 1
+        inode.writers += writable
+        return Opened(handle, direct_io=direct, keep_cache=not direct and self.state.leased(inode))
+
+    async def flush(self, handle: int, lock_owner: int) -> None:
+        """One descriptor is closed: report errors of writes that had returned, release record locks."""
+        file = self.state.file(handle)
+        try:
+            if file.writable:
+                if self.state.policy.sync_on_close or self.state.low_space or file.flags & SYNC_FLAGS:
+                    await self.flusher.flush(file.inode)
+                self._report(file.inode)
+        finally:
+            await self.release_locks(file.inode.ino, lock_owner, flock=False)
+
+    async def release(self, handle: int, lock_owner: int | None) -> None:
+        """The open file is gone."""
+        file = self.state.files.pop(handle, None)
+        if file is None:
+            return
+        file.inode.writers -= file.writable
+        try:
+            if lock_owner is not None:
+                await self.release_locks(file.inode.ino, lock_owner, flock=True)
+        finally:
+            await self.closed(file.inode)
+
+    async def closed(self, inode: Inode) -> None:
+        """One handle of the inode is gone; the last one may owe the coordinator a Release."""
+        inode.handles -= 1
+        if inode.handles:
+            return
+        if inode.attr is not None and inode.attr.nlink == 0:
+            self.flusher.forget(inode)
+        if inode.registered:
+            inode.registered = False
+            self.state.spawn(self._release_inode, inode)
+
+    async def _release_inode(self, inode: Inode) -> None:
+        try:
+            await self.flusher.flush(inode)
+        except CairnError as error:
+            inode.error = error
+        if inode.handles:
+            inode.registered = True  # opened again meanwhile
+            return
+        try:
+            await self.state.session.call(pb.Release(ino=inode.ino))
+        except CairnError as error:
+            if error.code != common.ERROR_CODE_SESSION_FENCED:
+                inode.registered = True  # the next reconnection or close settles it
+
+    def _report(self, inode: Inode) -> None:
+        """Raise, once, what befell an earlier write."""
+        error, inode.error = inode.error, None
+        if error is not None:
+            raise error
+
+    # ------------------------------------------------------------------ read and write
+
+    async def read(self, handle: int, offset: int, size: int) -> bytes | memoryview:
+        """Up to `size` bytes at `offset`."""
+        file = self.state.file(handle)
+        data = await self.reader.read(file, offset, size)
+        return data
+
+    async def write(self, handle: int, offset: int, data: bytes) -> int:
+        """Write `data` at `offset` (at the end with O_APPEND); returns its length."""
+        file = self.state.file(handle)
+        inode = file.inode
+        if inode.error is not None:
+            self._report(inode)
+        if offset + len(data) > limits.FILE_SIZE_MAX_BYTES:
+            raise CairnError(common.ERROR_CODE_FILE_TOO_LARGE)
+        await self.flusher.throttle()
+        if not self.state.may_buffer(inode):
+            await self._open_remote(inode, write=True, truncate=False, caller=pb.Caller())
+        if self.state.may_buffer(inode):
+            at = self._position(file, offset)
+            self.flusher.write(inode, at, data)
+            if file.flags & SYNC_FLAGS or file.flags & os.O_DIRECT:
+                await self.flusher.flush(inode)
+            if at != offset:
+                self.state.spawn(self._pages_moved, inode)
+        elif file.flags & os.O_APPEND:
+            await self._append_through(inode, data)
+        else:
+            await self._write_through(inode, offset, data)
+        return len(data)
+
+    def _position(self, file: FileHandle, offset: int) -> int:
+        """Where O_APPEND writes go: the kernel may not know yet how long the file has become."""
+        if file.flags & os.O_APPEND and file.inode.attr is not None:
+            return file.inode.attr.size
+        return offset
+
+    async def _pages_moved(self, inode: Inode) -> None:
+        await self.state.notifier.invalidate_inode(inode.ino, data=True)
+
+    async def _write_through(self, inode: Inode, offset: int, data: bytes) -> None:
+        """Several mounts write this file: commit before answering, cache nothing."""
+        self.flusher.write(inode, offset, data)
+        await self.flusher.flush(inode)
+
+    async def _append_through(self, inode: Inode, data: bytes) -> None:
+        """Append while others do too: commit on the condition that the end is still where it was."""
+        for _ in range(APPEND_ATTEMPTS):
+            reply: pb.AttrReply = await self.state.session.call(pb.GetAttr(ino=inode.ino))
+            try:
+                await self.flusher.append(inode, reply.attr.size, data)
+            except CairnError as error:
+                if error.code != common.ERROR_CODE_CONFLICT:
+                    raise
+            else:
+                return
+        raise CairnError(common.ERROR_CODE_OVERLOADED, "too many others append to this file")
+
+    async def fsync(self, handle: int, data_only: bool) -> None:
+        """Everything written to the file so far is durable, or the error says that it is not."""
+        inode = self.state.file(handle).inode
+        await self.flusher.flush(inode)
+        self._report(inode)

@@ -1,0 +1,159 @@
+"""Names: lookup, making, removing, linking and renaming entries."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from cairnfs.base.errors import CairnError
+from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
+from cairnfs.vfs.base import Part
+from cairnfs.vfs.inodes import Inode
+from cairnfs.vfs.interface import Node
+from cairnfs.vfs.state import KERNEL_TIMEOUT_S
+
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
+
+
+class NamespaceOps(Part):
+    """The part of the file system that works on directory entries."""
+
+    async def lookup(self, parent: int, name: bytes, caller: pb.Caller) -> Node:
+        """The inode that `name` stands for, or a negative answer."""
+        state = self.state
+        directory = state.inodes.get(parent)
+        if state.entries_leased(directory):
+            ino = directory.entries.get(name, 0)
+            if ino is None or (ino == 0 and directory.complete):
+                return Node(None, KERNEL_TIMEOUT_S, 0.0)
+            inode = state.inodes.find(ino) if ino else None
+            if inode is not None and state.leased(inode):
+                return self._referenced(inode, directory)
+        try:
+            reply: pb.EntryReply = await state.session.call(pb.Lookup(parent=parent, name=name), caller)
+        except CairnError as error:
+            if error.code != common.ERROR_CODE_NOT_FOUND:
+                raise
+            known = state.entries_leased(directory) and directory.entries.get(name, 0) is None
+            return Node(None, KERNEL_TIMEOUT_S if known else 0.0, 0.0)
+        return self._referenced(state.inodes.get(reply.attr.ino), directory)
+
+    def _referenced(self, inode: Inode, parent: Inode) -> Node:
+        inode.lookups += 1
+        return self.state.node(inode, parent)
+
+    def forget(self, counts: Sequence[tuple[int, int]]) -> None:
+        """The kernel gave up references: (ino, count) pairs."""
+        for ino, count in counts:
+            if ino != self.state.root_ino:
+                self.state.inodes.forget(ino, count)
+
+    async def mknod(self, parent: int, name: bytes, mode: int, rdev: int, caller: pb.Caller) -> Node:
+        """Make a regular or special file."""
+        op = pb.MkNod(parent=parent, name=name, mode=mode, rdev=rdev, exclusive=True)
+        return await self._make(parent, op, caller)
+
+    async def mkdir(self, parent: int, name: bytes, mode: int, caller: pb.Caller) -> Node:
+        """Make a directory."""
+        node = await self._make(parent, pb.MkDir(parent=parent, name=name, mode=mode), caller)
+        if node.attr is not None and node.attr_timeout_s:
+            self.state.inodes.get(node.attr.ino).complete = True  # new, leased, and empty
+        return node
+
+    async def symlink(self, parent: int, name: bytes, target: bytes, caller: pb.Caller) -> Node:
+        """Make a symbolic link."""
+        return await self._make(parent, pb.Symlink(parent=parent, name=name, target=target), caller)
+
+    async def link(self, ino: int, new_parent: int, new_name: bytes, caller: pb.Caller) -> Node:
+        """Give an inode another name."""
+        return await self._make(new_parent, pb.Link(ino=ino, parent=new_parent, name=new_name), caller)
+
+    async def _make(self, parent: int, op: Any, caller: pb.Caller) -> Node:
+        directory = self.state.inodes.get(parent)
+        async with self._mutating(directory):
+            reply: pb.EntryReply = await self.state.session.call(op, caller)
+        return self._referenced(self.state.inodes.get(reply.attr.ino), directory)
+
+    @asynccontextmanager
+    async def _mutating(self, *directories: Inode) -> AsyncIterator[None]:
+        """Mark that a request of ours holds these directories' locks in the kernel."""
+        for directory in directories:
+            directory.mutations += 1
+        try:
+            yield
+        finally:
+            for directory in directories:
+                directory.mutations -= 1
+
+    async def unlink(self, parent: int, name: bytes, caller: pb.Caller) -> None:
+        """Remove a name that is not a directory's."""
+        directory = self.state.inodes.get(parent)
+        inode = await self._resolve(directory, name, caller)
+        async with self._mutating(directory):
+            reply: pb.RemoveReply = await self.state.session.call(
+                pb.Unlink(parent=parent, name=name, keep_open=bool(inode and inode.handles)), caller
+            )
+        self._maybe_gone(self.state.inodes.get(reply.attr.ino))
+
+    async def rmdir(self, parent: int, name: bytes, caller: pb.Caller) -> None:
+        """Remove an empty directory."""
+        directory = self.state.inodes.get(parent)
+        async with self._mutating(directory):
+            await self.state.session.call(pb.RmDir(parent=parent, name=name), caller)
+
+    async def rename(
+        self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, caller: pb.Caller
+    ) -> None:
+        """Rename, with RENAME_NOREPLACE or RENAME_EXCHANGE."""
+        if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE):
+            raise CairnError(common.ERROR_CODE_INVALID, f"rename flags {flags:#x}")
+        source, target = self.state.inodes.get(parent), self.state.inodes.get(new_parent)
+        replaced = await self._resolve(target, new_name, caller)
+        if replaced is not None and not flags & RENAME_EXCHANGE:
+            # A name that had content must not come to stand for a file whose bytes are still on their way.
+            moved = await self._resolve(source, name, caller)
+            if moved is not None and moved.dirty:
+                await self.flusher.flush(moved)
+        op = pb.Rename(
+            parent=parent,
+            name=name,
+            new_parent=new_parent,
+            new_name=new_name,
+            flags=flags,
+            keep_open=bool(replaced and replaced.handles),
+        )
+        async with self._mutating(source, target):
+            await self.state.session.call(op, caller)
+        if replaced is not None:
+            self._maybe_gone(replaced)
+
+    async def _resolve(self, directory: Inode, name: bytes, caller: pb.Caller) -> Inode | None:
+        """The inode behind a name, asked for when it is not known; None when there is none."""
+        if self.state.entries_leased(directory):
+            ino = directory.entries.get(name, 0)
+            if ino is None or (ino == 0 and directory.complete):
+                return None
+            if ino:
+                return self.state.inodes.get(ino)
+        try:
+            reply: pb.EntryReply = await self.state.session.call(
+                pb.Lookup(parent=directory.ino, name=name), caller
+            )
+        except CairnError as error:
+            if error.code == common.ERROR_CODE_NOT_FOUND:
+                return None
+            raise
+        return self.state.inodes.get(reply.attr.ino)
+
+    def _maybe_gone(self, inode: Inode) -> None:
+        """After its last name went: nothing of a file that nobody has open needs to be sent."""
+        if inode.attr is not None and inode.attr.nlink == 0 and not inode.handles:
+            self.flusher.forget(inode)
+
+    async def readlink(self, ino: int, caller: pb.Caller) -> bytes:
+        """The target of a symbolic link."""
+        inode = self.state.inodes.get(ino)
+        if inode.target is not None and self.state.trusted:
+            return inode.target
+        reply: pb.ReadLinkReply = await self.state.session.call(pb.ReadLink(ino=ino), caller)
+        return reply.target

@@ -1,0 +1,111 @@
+"""Answers recalls: forget at once, then flush, invalidate the kernel's copy, acknowledge."""
+
+from collections.abc import Iterable
+
+import trio
+
+from cairnfs.base.errors import CairnError
+from cairnfs.base.logs import get_logger
+from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
+from cairnfs.vfs.flusher import Flusher
+from cairnfs.vfs.inodes import NO_LEASE, WRITE_LEASE, Inode
+from cairnfs.vfs.state import State
+
+log = get_logger(__name__)
+
+
+class Recalls:
+    """Carries out recalls and the loss of leases."""
+
+    def __init__(self, state: State, flusher: Flusher) -> None:
+        self._state = state
+        self._flusher = flusher
+
+    def begin(self, recall: pb.Recall) -> None:
+        """Forget what is recalled, in the step that received it, and start the rest."""
+        work: list[tuple[Inode, pb.RecallItem, list[bytes]]] = []
+        for item in recall.items:
+            inode = self._state.inodes.find(item.ino)
+            if inode is not None:
+                work.append((inode, item, self._forget(inode, item)))
+        self._state.spawn(self._finish, recall.id, work)
+
+    def _forget(self, inode: Inode, item: pb.RecallItem) -> list[bytes]:
+        """Drop what `item` names from the cache; returns the entries the kernel must forget."""
+        if item.names:
+            inode.forget_attributes()
+            inode.complete = False
+            for name in item.names:
+                inode.entries.pop(name, None)
+            return list(item.names)
+        if item.attributes_only and inode.lease != WRITE_LEASE:
+            inode.forget_attributes()
+            return []
+        names = list(inode.entries)
+        inode.drop_lease(item.keep)
+        if inode.lease == NO_LEASE:
+            return names
+        if item.attributes_only:
+            inode.forget_attributes()
+        return []
+
+    async def _finish(self, recall_id: int, work: list[tuple[Inode, pb.RecallItem, list[bytes]]]) -> None:
+        async with trio.open_nursery() as nursery:
+            for inode, item, names in work:
+                nursery.start_soon(self._give_up, inode, item, names)
+        opened = [inode for inode, _, _ in work if inode.handles]
+        for inode in opened:
+            inode.registered = True
+        self._state.session.recall_done(
+            recall_id,
+            [inode.ino for inode in opened],
+            [inode.ino for inode in opened if inode.writers],
+        )
+
+    async def _give_up(self, inode: Inode, item: pb.RecallItem, names: list[bytes]) -> None:
+        if inode.dirty:
+            try:
+                await self._flusher.flush(inode)
+            except CairnError as error:
+                log.warning("unsent writes could not be saved for a recall", ino=inode.ino, error=str(error))
+        if not (inode.lookups or inode.handles):
+            return
+        if names and inode.mutations:
+            # Our own request holds the directory's lock in the kernel and waits for the coordinator,
+            # which may wait for this acknowledgement.
+            self._state.spawn(self._state.notifier.invalidate_entries, inode.ino, names)
+        elif names:
+            await self._state.notifier.invalidate_entries(inode.ino, names)
+        if item.keep == NO_LEASE or item.attributes_only:
+            data = not (item.names or item.attributes_only)
+            await self._state.notifier.invalidate_inode(inode.ino, data=data)
+
+    def leases_lost(self, inos: Iterable[int]) -> None:
+        """Leases that were not reclaimed: as after a recall, without an acknowledgement."""
+        for ino in inos:
+            inode = self._state.inodes.find(ino)
+            if inode is not None:
+                item = pb.RecallItem(ino=ino, keep=pb.LEASE_KIND_NONE)
+                self._state.spawn(self._give_up, inode, item, self._forget(inode, item))
+
+    def session_lost(self) -> None:
+        """The session was fenced: unsent writes of it cannot be saved any more, and locks are gone."""
+        self._state.locks.clear()
+        for inode in self._state.inodes:
+            inode.registered = False
+            if inode.dirty:
+                log.error("unsent writes are lost: the session had ended", ino=inode.ino)
+                self._flusher.abandon(
+                    inode, CairnError(common.ERROR_CODE_SESSION_FENCED, "the session had ended")
+                )
+
+    def invalidate_kernel(self) -> None:
+        """Out of contact: drop everything the kernel caches, keep our own knowledge for a reunion."""
+        known = [inode for inode in self._state.inodes if inode.lookups or inode.handles]
+        self._state.spawn(self._invalidate, known)
+
+    async def _invalidate(self, inodes: list[Inode]) -> None:
+        for inode in inodes:
+            if inode.entries:
+                await self._state.notifier.invalidate_entries(inode.ino, list(inode.entries))
+            await self._state.notifier.invalidate_inode(inode.ino, data=True)

@@ -1,0 +1,115 @@
+"""What all parts of one mounted file system share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import trio
+
+from cairnfs.base import limits
+from cairnfs.base.clock import Clock
+from cairnfs.base.errors import CairnError
+from cairnfs.client.interface import ChunkIO, MetadataSession
+from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
+from cairnfs.vfs.chunk_cache import ChunkCache
+from cairnfs.vfs.inodes import NO_LEASE, WRITE_LEASE, Inode, InodeTable
+from cairnfs.vfs.interface import KernelNotifier, Node
+from cairnfs.vfs.lock_table import LockTable
+
+KERNEL_TIMEOUT_S = 3600.0  # leases, not time, end what the kernel caches
+NO_CALLER = pb.Caller()
+
+
+@dataclass(slots=True)
+class MountPolicy:
+    """Choices made by mount options."""
+
+    dirty_max_bytes: int = limits.DIRTY_MAX_BYTES
+    read_cache_max_bytes: int = limits.READ_CACHE_MAX_BYTES
+    sync_on_close: bool = False
+    read_only: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class FileHandle:
+    """One open file."""
+
+    inode: Inode
+    flags: int
+    direct: bool
+    writable: bool
+    read_end: int = 0  # where the last read ended: the next one is sequential if it starts there
+    sequential_reads: int = 0
+
+
+@dataclass(slots=True)
+class State:
+    """The parts of one mounted file system, and the few rules all of them follow."""
+
+    session: MetadataSession
+    chunks: ChunkIO
+    notifier: KernelNotifier
+    clock: Clock
+    nursery: trio.Nursery
+    policy: MountPolicy
+    inodes: InodeTable = field(default_factory=InodeTable)
+    locks: LockTable = field(default_factory=LockTable)
+    files: dict[int, FileHandle] = field(default_factory=dict[int, FileHandle])
+    low_space: bool = False
+    root_ino: int = limits.ROOT_INO
+    dirty_bytes: int = 0
+    dirty_freed: trio.Condition = field(default_factory=trio.Condition)
+    chunk_cache: ChunkCache = field(init=False)
+    _next_handle: int = 1
+
+    def __post_init__(self) -> None:
+        self.chunk_cache = ChunkCache(self.policy.read_cache_max_bytes)
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the coordinator was heard recently enough for caches to be used."""
+        return self.session.trusted
+
+    def new_handle(self) -> int:
+        """A number for an open file or directory, unique in this mount."""
+        self._next_handle += 1
+        return self._next_handle
+
+    def leased(self, inode: Inode) -> bool:
+        """Whether the attributes of `inode` may be answered from memory."""
+        return self.trusted and inode.lease != NO_LEASE and inode.attr_valid
+
+    def entries_leased(self, inode: Inode) -> bool:
+        """Whether the known entries of a directory may be answered from memory."""
+        return self.trusted and inode.lease != NO_LEASE
+
+    def may_buffer(self, inode: Inode) -> bool:
+        """Whether writes of `inode` may stay in memory for a while."""
+        return self.trusted and inode.lease == WRITE_LEASE and inode.attr_valid
+
+    def node(self, inode: Inode, parent: Inode | None = None) -> Node:
+        """The answer for a known inode, cacheable as far as leases go; counts nothing."""
+        entry_s = KERNEL_TIMEOUT_S if parent is not None and self.entries_leased(parent) else 0.0
+        attr_s = KERNEL_TIMEOUT_S if self.leased(inode) else 0.0
+        return Node(self.attributes(inode), entry_s, attr_s)
+
+    def attributes(self, inode: Inode) -> common.Attr:
+        """Attributes with unsent writes in them."""
+        if inode.attr is None:
+            raise CairnError(common.ERROR_CODE_STALE, f"inode {inode.ino} is not known")
+        if not inode.dirty:
+            return inode.attr
+        attr = common.Attr()
+        attr.CopyFrom(inode.attr)
+        attr.allocated_bytes += inode.dirty.size_bytes
+        return attr
+
+    def file(self, handle: int) -> FileHandle:
+        """The open file with this number; raises CairnError INVALID for an unknown one."""
+        found = self.files.get(handle)
+        if found is None:
+            raise CairnError(common.ERROR_CODE_INVALID, f"no open file {handle}")
+        return found
+
+    def spawn(self, task: Callable[..., object], *args: object) -> None:
+        """Run an async function in the background, for as long as the mount lives."""
+        self.nursery.start_soon(task, *args)  # type: ignore[arg-type]
