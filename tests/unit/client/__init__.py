@@ -1,0 +1,1 @@
+"""Tests of cairnfs.client without a network."""
