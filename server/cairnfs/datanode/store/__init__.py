@@ -1,0 +1,1 @@
+"""The chunk store: where a datanode keeps its bytes."""

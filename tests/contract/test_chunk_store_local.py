@@ -1,0 +1,283 @@
+"""What a chunk store on disk must survive: damage, torn ends, full disks, and being killed."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from cairnfs.base import limits
+from cairnfs.base.errors import CairnError
+from cairnfs.datanode.store.local import LocalChunkStore
+from cairnfs.datanode.store.packed import PackPlace
+from cairnfs.datanode.store.packs import record_bytes
+from cairnfs.rpc.v1 import common_pb2 as pb
+from tests.contract.test_chunk_store import LARGE, SMALL, content, get, put
+
+
+def reopened(store: LocalChunkStore, root: Path) -> LocalChunkStore:
+    store.close()
+    return LocalChunkStore(root)
+
+
+def chunk_file(root: Path, chunk_id: bytes) -> Path:
+    return root / "chunks" / chunk_id.hex()[:2] / chunk_id.hex()
+
+
+def newest_pack(root: Path) -> Path:
+    return max((root / "packs").iterdir())
+
+
+def flip(path: Path, position: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(position)
+        byte = file.read(1)[0]
+        file.seek(position)
+        file.write(bytes([byte ^ 4]))
+
+
+def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
+    store = LocalChunkStore(tmp_path)
+    stored = {put(store, content(size, size)): size for size in (1, SMALL, 65_536, LARGE, 1_000_000)}
+    gone = [put(store, content(777)), put(store, content(LARGE, 9))]
+    store.delete(gone, store.seq, store.boot)
+    used = store.usage().used_bytes
+    boot = store.boot
+    store = reopened(store, tmp_path)
+    assert {entry.chunk_id: entry.length for entry in store.list_chunks(b"", 100)} == stored
+    assert all(get(store, chunk_id) == content(size, size) for chunk_id, size in stored.items())
+    assert store.usage().used_bytes == used
+    assert store.boot != boot
+    store.close()
+
+
+@pytest.mark.parametrize("position", [0, 100_000, LARGE - 1, LARGE, LARGE + 3, LARGE + 25])
+def test_a_flipped_bit_in_a_file_is_found_and_healed_by_storing_again(tmp_path: Path, position: int) -> None:
+    store = LocalChunkStore(tmp_path)
+    chunk_id = put(store, content(LARGE))
+    flip(chunk_file(tmp_path, chunk_id), position)
+    with pytest.raises(CairnError) as caught:
+        store.verify(chunk_id)
+    assert caught.value.code == pb.ERROR_CODE_CORRUPT
+    assert not store.request(chunk_id), "a corrupt chunk must not count as stored"
+    put(store, content(LARGE))
+    assert store.verify(chunk_id) == LARGE
+    assert store.request(chunk_id)
+    store.close()
+
+
+@pytest.mark.parametrize("position", [5, 20, 45, 60, 70_000])
+def test_a_flipped_bit_in_a_pack_is_found_and_healed_by_storing_again(tmp_path: Path, position: int) -> None:
+    store = LocalChunkStore(tmp_path)
+    chunk_id = put(store, content(SMALL))
+    after = put(store, content(SMALL, 1))
+    flip(newest_pack(tmp_path), position)
+    with pytest.raises(CairnError) as caught:
+        store.verify(chunk_id)
+    assert caught.value.code == pb.ERROR_CODE_CORRUPT
+    put(store, content(SMALL))
+    assert store.verify(chunk_id) == SMALL
+    store = reopened(store, tmp_path)
+    assert store.verify(chunk_id) == SMALL
+    assert store.verify(after) == SMALL
+    store.close()
+
+
+def test_a_damaged_block_spares_reads_of_other_blocks(tmp_path: Path) -> None:
+    store = LocalChunkStore(tmp_path)
+    data = content(LARGE)
+    chunk_id = put(store, data)
+    flip(chunk_file(tmp_path, chunk_id), 70_000)
+    assert store.read(chunk_id, 0, 65_536)[0] == data[:65_536]
+    with pytest.raises(CairnError):
+        store.read(chunk_id, 65_536, 1)
+    store.close()
+
+
+@pytest.mark.parametrize("cut", [1, 50, 4_000, SMALL - 10])
+def test_a_torn_end_of_a_pack_is_cut(tmp_path: Path, cut: int) -> None:
+    store = LocalChunkStore(tmp_path)
+    first = put(store, content(SMALL, 1))
+    torn = put(store, content(SMALL, 2))
+    pack = newest_pack(tmp_path)
+    store.close()
+    os.truncate(pack, pack.stat().st_size - cut)
+    store = LocalChunkStore(tmp_path)
+    assert get(store, first) == content(SMALL, 1)
+    assert store.length(torn) is None
+    assert pack.stat().st_size == record_bytes(SMALL)
+    put(store, content(SMALL, 2))
+    store = reopened(store, tmp_path)
+    assert get(store, torn) == content(SMALL, 2)
+    store.close()
+
+
+def test_a_record_that_never_reached_the_disk_is_dropped(tmp_path: Path) -> None:
+    """After a power cut the pages of an unsynced batch may be there in any order."""
+    store = LocalChunkStore(tmp_path)
+    chunks = [put(store, content(SMALL, seed)) for seed in range(3)]
+    pack = newest_pack(tmp_path)
+    store.close()
+    with pack.open("r+b") as file:
+        file.seek(record_bytes(SMALL))
+        file.write(bytes(SMALL // 2))
+    store = LocalChunkStore(tmp_path)
+    assert [entry.chunk_id for entry in store.list_chunks(b"", 9)] == sorted([chunks[0], chunks[2]])
+    assert get(store, chunks[2]) == content(SMALL, 2)
+    store.close()
+
+
+def test_temporary_files_of_a_crash_are_removed(tmp_path: Path) -> None:
+    store = LocalChunkStore(tmp_path)
+    (tmp_path / "temp" / "abc-7").write_bytes(b"half")
+    (tmp_path / "chunks" / "00" / ("0" * 64)).write_bytes(b"")
+    store = reopened(store, tmp_path)
+    assert list((tmp_path / "temp").iterdir()) == []
+    assert store.list_chunks(b"", 9) == []
+    store.close()
+
+
+def test_a_mostly_dead_pack_is_compacted(tmp_path: Path) -> None:
+    store = LocalChunkStore(tmp_path)
+    chunks = [put(store, content(SMALL, seed)) for seed in range(10)]
+    old = newest_pack(tmp_path)
+    store.delete(chunks[:6], store.seq, store.boot)
+    assert store.maintain() == 6 * record_bytes(SMALL)
+    assert not old.exists()
+    assert store.usage().used_bytes == 4 * record_bytes(SMALL)
+    store = reopened(store, tmp_path)
+    for seed in range(6, 10):
+        assert get(store, chunks[seed]) == content(SMALL, seed)
+    assert store.usage().chunks == 4
+    assert store.maintain() == 0
+    store.close()
+
+
+def test_a_crash_between_the_halves_of_a_compaction_loses_nothing(tmp_path: Path) -> None:
+    store = LocalChunkStore(tmp_path)
+    chunks = [put(store, content(SMALL, seed)) for seed in range(4)]
+    old = newest_pack(tmp_path)
+    store.delete(chunks[:3], store.seq, store.boot)
+    before = old.read_bytes()
+    store.maintain()
+    store.close()
+    old.write_bytes(before)
+    store = LocalChunkStore(tmp_path)
+    assert get(store, chunks[3]) == content(SMALL, 3)
+    store.maintain()
+    store.delete([chunks[3]], store.seq, store.boot)
+    store.maintain()
+    store = reopened(store, tmp_path)
+    assert store.list_chunks(b"", 9) == []
+    assert store.usage().used_bytes == 0
+    store.close()
+
+
+def test_a_reserve_of_the_disk_is_left_alone(tmp_path: Path) -> None:
+    store = LocalChunkStore(tmp_path, reserve_bytes=1 << 60)
+    assert store.usage().available_bytes == 0
+    with pytest.raises(CairnError) as caught:
+        put(store, content(SMALL))
+    assert caught.value.code == pb.ERROR_CODE_NO_SPACE
+    store.close()
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+def test_a_disk_that_fills_up_midway_leaves_nothing_half_written(
+    tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = LocalChunkStore(tmp_path)
+    first = put(store, content(SMALL, 1))
+    used = store.usage().used_bytes
+    write = os.pwrite
+    left = [SMALL // 2]
+
+    def until_full(fd: int, data: bytes | memoryview, position: int) -> int:
+        if left[0] == 0:
+            raise OSError(28, "No space left on device")
+        written = write(fd, memoryview(data)[: left[0]], position)
+        left[0] -= written
+        return written
+
+    monkeypatch.setattr(os, "pwrite", until_full)
+    with pytest.raises(CairnError) as caught:
+        put(store, content(size, 2))
+    monkeypatch.undo()
+    assert caught.value.code == pb.ERROR_CODE_NO_SPACE
+    assert store.usage().used_bytes == used
+    assert newest_pack(tmp_path).stat().st_size == record_bytes(SMALL)
+    assert list((tmp_path / "temp").iterdir()) == []
+    second = put(store, content(size, 2))
+    store = reopened(store, tmp_path)
+    assert {entry.chunk_id for entry in store.list_chunks(b"", 9)} == {first, second}
+    store.close()
+
+
+_STORING = """
+import sys
+from pathlib import Path
+from cairnfs.datanode.store.local import LocalChunkStore
+from tests.contract.test_chunk_store import LARGE, content, put
+
+store = LocalChunkStore(Path(sys.argv[1]))
+seed = 0
+while True:
+    seed += 1
+    size = LARGE if seed % 3 == 0 else 1 + seed * 7919 % 200_000
+    put(store, content(size, seed))
+    print(seed, size, flush=True)
+"""
+
+
+@pytest.mark.parametrize("acknowledged", [1, 30])
+def test_what_was_acknowledged_before_kill_9_is_there(tmp_path: Path, acknowledged: int) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-c", _STORING, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None
+    lines = [child.stdout.readline() for _ in range(acknowledged)]
+    child.send_signal(signal.SIGKILL)
+    lines += child.stdout.readlines()
+    child.wait()
+    child.stdout.close()
+    store = LocalChunkStore(tmp_path)
+    for line in lines:
+        seed, size = map(int, line.split())
+        assert get(store, hashlib.sha256(content(size, seed)).digest()) == content(size, seed)
+    for entry in store.list_chunks(b"", 10_000):
+        store.verify(entry.chunk_id)
+    assert list((tmp_path / "temp").iterdir()) == []
+    store.close()
+
+
+def test_a_chunk_deleted_while_it_is_compacted_stays_deleted(tmp_path: Path) -> None:
+    store = LocalChunkStore(tmp_path)
+    keep = put(store, content(SMALL, 1))
+    gone = [put(store, content(SMALL, seed)) for seed in range(2, 6)]
+    store.delete(gone[1:], store.seq, store.boot)
+    copy = store._packed.copy
+
+    def delete_meanwhile(places: Sequence[PackPlace]) -> list[PackPlace]:
+        store.delete(gone[:1], store.seq, store.boot)
+        return copy(places)
+
+    store._packed.copy = delete_meanwhile  # type: ignore[method-assign]
+    store.maintain()
+    store = reopened(store, tmp_path)
+    assert [entry.chunk_id for entry in store.list_chunks(b"", 9)] == [keep]
+    store.close()
+
+
+def test_packs_are_closed_when_they_are_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "PACK_FILE_MAX_BYTES", 2 * SMALL)
+    store = LocalChunkStore(tmp_path)
+    chunks = [put(store, content(SMALL, seed)) for seed in range(6)]
+    assert len(list((tmp_path / "packs").iterdir())) == 3
+    store = reopened(store, tmp_path)
+    for seed, chunk_id in enumerate(chunks):
+        assert get(store, chunk_id) == content(SMALL, seed)
+    store.close()
