@@ -21,6 +21,11 @@ class Effective(Generic[S]):
     settings: S
     origins: Mapping[str, str]
 
+    @property
+    def explicit(self) -> frozenset[str]:
+        """The keys whose values are not defaults."""
+        return frozenset(name for name, origin in self.origins.items() if origin != "default")
+
 
 def load(
     kind: type[S],

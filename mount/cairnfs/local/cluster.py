@@ -1,0 +1,181 @@
+"""Start and stop a whole cluster on this machine; starting one that runs already changes nothing."""
+
+import contextlib
+import fcntl
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cairnfs.local import mounts
+from cairnfs.local.errors import LocalClusterError
+from cairnfs.local.layout import COORDINATOR, MOUNT, Layout, datanode_name
+from cairnfs.local.processes import Process, read_pid_file, start
+from cairnfs.local.settings import ClusterSettings
+from cairnfs.local.state import ClusterState, read_state, write_state
+
+FIRST_PORT = 9440
+
+
+@dataclass(slots=True)
+class LocalCluster:
+    """One data directory and the processes that serve it."""
+
+    layout: Layout
+    state: ClusterState
+    config: Path | None = None
+    log_level: str = "info"
+    started: list[str] = field(default_factory=list[str])
+
+    def process(self, part: str) -> Process | None:
+        """The running process of a part."""
+        return read_pid_file(self.layout.pid(part))
+
+    def parts(self) -> list[str]:
+        """Every part, in the order in which they start."""
+        datanodes = [datanode_name(number) for number in range(1, len(self.state.datanodes) + 1)]
+        return [COORDINATOR, *datanodes, MOUNT]
+
+    def start(self) -> None:
+        """Start what does not run; when that fails, stop what was started here and raise."""
+        try:
+            self._start_coordinator()
+            for number in range(1, len(self.state.datanodes) + 1):
+                self._start_datanode(number)
+            self._start_mount()
+        except BaseException:
+            self._undo()
+            raise
+
+    def _start_coordinator(self) -> None:
+        listen = self.state.coordinator or _free_address()
+        arguments = ["--listen", listen, "--replicas", str(self.state.replicas)]
+        address = self._start_server(COORDINATOR, [COORDINATOR, *arguments])
+        if address and address != self.state.coordinator:
+            self.state.coordinator = address
+            write_state(self.layout.state, self.state)
+
+    def _start_datanode(self, number: int) -> None:
+        name = datanode_name(number)
+        listen = self.state.datanodes[number - 1] or "127.0.0.1:0"
+        arguments = ["--listen", listen, "--coordinators", self.state.coordinator]
+        address = self._start_server(name, ["datanode", *arguments])
+        if address and address != self.state.datanodes[number - 1]:
+            self.state.datanodes[number - 1] = address
+            write_state(self.layout.state, self.state)
+
+    def _start_server(self, part: str, arguments: list[str]) -> str:
+        return self._start(part, [*arguments, "--data", str(self.layout.directory(part))])
+
+    def _start_mount(self) -> None:
+        if self.process(MOUNT) is None and mounts.is_mounted(self.state.mount):
+            if mounts.answers(self.state.mount):
+                raise LocalClusterError(f"{self.state.mount} is mounted already, and not by this cluster")
+            mounts.unmount(self.state.mount, lazy=True)
+        self.state.mount.mkdir(parents=True, exist_ok=True)
+        options = ["-o", self.state.options] if self.state.options else []
+        source = f"{self.state.coordinator}:/"
+        self._start(MOUNT, ["mount", source, str(self.state.mount), "--foreground", *options])
+        if not mounts.answers(self.state.mount):
+            raise LocalClusterError(f"{self.state.mount} is mounted but does not answer")
+
+    def _start(self, part: str, arguments: list[str]) -> str:
+        if self.process(part) is not None:
+            return ""
+        config = ["--config", str(self.config)] if self.config else []
+        command = [sys.executable, "-m", "cairnfs.cli", *arguments, *config, "--log-level", self.log_level]
+        address = start(command, self.layout.pid(part), self.layout.log(part))
+        self.started.append(part)
+        return address
+
+    def _undo(self) -> None:
+        if MOUNT in self.started:
+            with contextlib.suppress(LocalClusterError):
+                mounts.unmount(self.state.mount, lazy=True)
+        for part in reversed(self.started):
+            self._stop_process(part)
+
+    def stop(self, *, force: bool = False) -> list[str]:
+        """Unmount and stop everything; returns the parts that ran.
+
+        Raises LocalClusterError when the mount is busy and not `force`; nothing is stopped then.
+        """
+        ran = [part for part in self.parts() if self.process(part) is not None]
+        if mounts.is_mounted(self.state.mount) and (MOUNT in ran or not mounts.answers(self.state.mount)):
+            mounts.unmount(self.state.mount, lazy=force)
+        mount = self.process(MOUNT)
+        if mount is not None and not force:
+            mount.wait(mounts.ANSWER_S)
+        for part in reversed(self.parts()):
+            self._stop_process(part)
+        return ran
+
+    def _stop_process(self, part: str) -> None:
+        process = self.process(part)
+        if process is not None:
+            process.stop()
+        self.layout.pid(part).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(layout: Layout) -> Iterator[None]:
+    """Hold the cluster's lock; raises LocalClusterError when another `up` or `down` has it."""
+    descriptor = os.open(layout.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise LocalClusterError(f"another cairnfs up or down works on {layout.data}") from error
+    finally:
+        os.close(descriptor)
+
+
+def prepare(settings: ClusterSettings, explicit: frozenset[str], layout: Layout) -> ClusterState:
+    """The state to start: the remembered one with what was asked for explicitly, or a new one.
+
+    Raises LocalClusterError for what cannot be changed.
+    """
+    mount = settings.mount.absolute()
+    state = read_state(layout.state)
+    if state is None:
+        if settings.replicas > settings.datanodes:
+            raise LocalClusterError(
+                f"{settings.replicas} replicas need as many datanodes, not {settings.datanodes}"
+            )
+        return ClusterState(settings.replicas, mount, settings.options, "", [""] * settings.datanodes)
+    if "replicas" in explicit and settings.replicas != state.replicas:
+        raise LocalClusterError(
+            f"the cluster in {layout.data} keeps {state.replicas} replicas; "
+            f"that cannot be changed to {settings.replicas}"
+        )
+    have = len(state.datanodes)
+    if "datanodes" in explicit and settings.datanodes < have:
+        raise LocalClusterError(
+            f"the cluster in {layout.data} has {have} datanodes; "
+            f"it can grow, but not shrink to {settings.datanodes}"
+        )
+    state.datanodes += [""] * (settings.datanodes - have)
+    changed = ("mount" in explicit and mount != state.mount) or (
+        "options" in explicit and settings.options != state.options
+    )
+    if changed and read_pid_file(layout.pid(MOUNT)) is not None:
+        shown = f" with -o {state.options}" if state.options else ""
+        raise LocalClusterError(f"the cluster is mounted at {state.mount}{shown}; run cairnfs down first")
+    if "mount" in explicit:
+        state.mount = mount
+    if "options" in explicit:
+        state.options = settings.options
+    return state
+
+
+def _free_address() -> str:
+    """The usual port on loopback when it is free, otherwise any."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", FIRST_PORT))
+        except OSError:
+            return "127.0.0.1:0"
+    return f"127.0.0.1:{FIRST_PORT}"

@@ -1,0 +1,145 @@
+"""Background processes: started detached, known by pid and start time, stopped for certain."""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cairnfs.local.errors import LocalClusterError
+
+READY_S = 60.0
+STOP_S = 15.0
+_POLL_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process that may have ended, safe against another one with the same pid."""
+
+    pid: int
+    start_ticks: int
+
+    def alive(self) -> bool:
+        """Whether this very process runs (a zombie does not)."""
+        return _start_ticks(self.pid) == self.start_ticks
+
+    def stop(self, patience_s: float = STOP_S) -> bool:
+        """SIGTERM, and SIGKILL after `patience_s`; False when it had to be killed."""
+        self._signal(signal.SIGTERM)
+        if self.wait(patience_s):
+            return True
+        self._signal(signal.SIGKILL)
+        self.wait(STOP_S)
+        return False
+
+    def wait(self, patience_s: float) -> bool:
+        """Wait until it is gone; False when it still runs after `patience_s`."""
+        deadline = time.monotonic() + patience_s
+        while self.alive():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_POLL_S)
+        return True
+
+    def _signal(self, number: int) -> None:
+        if self.alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+
+def _start_ticks(pid: int) -> int:
+    """When `pid` started, in clock ticks after boot; 0 when there is no such process or it is a zombie."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0
+    fields = stat[stat.rindex(")") + 2 :].split()
+    return 0 if fields[0] in "ZX" else int(fields[19])
+
+
+def read_pid_file(path: Path) -> Process | None:
+    """The process that `path` names, if it still runs."""
+    try:
+        record = json.loads(path.read_text())
+        process = Process(int(record["pid"]), int(record["start_ticks"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return process if process.alive() else None
+
+
+def write_pid_file(path: Path, process: Process) -> None:
+    """Remember `process` in `path`, atomically."""
+    temporary = path.with_suffix(".new")
+    temporary.write_text(json.dumps({"pid": process.pid, "start_ticks": process.start_ticks}) + "\n")
+    temporary.replace(path)
+
+
+def start(arguments: Sequence[str], pid_file: Path, log: Path) -> str:
+    """Start a command detached and wait for its ready line; returns the address in it ("" if none).
+
+    `--ready-fd N` is added to the arguments. Raises LocalClusterError when the process ends or stays silent
+    for READY_S; nothing of it is left then.
+    """
+    log_start = log.stat().st_size if log.exists() else 0
+    reading, writing = os.pipe()
+    process: Process | None = None
+    try:
+        with log.open("ab") as output:
+            child = subprocess.Popen(
+                [*arguments, "--ready-fd", str(writing)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd="/",
+                pass_fds=[writing],
+                start_new_session=True,
+            )
+        process = Process(child.pid, _start_ticks(child.pid))
+        write_pid_file(pid_file, process)
+        os.close(writing)
+        writing = -1
+        line = _read_line(reading)
+        if line is None:
+            raise LocalClusterError(_failure(child, log, log_start))
+        return str(json.loads(line).get("address", ""))
+    except BaseException:
+        if process is not None:
+            process.stop()
+        pid_file.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(reading)
+        if writing >= 0:
+            os.close(writing)
+
+
+def _read_line(descriptor: int) -> bytes | None:
+    """One line from a pipe; None at its end or when READY_S pass."""
+    deadline = time.monotonic() + READY_S
+    received = b""
+    while (left_s := deadline - time.monotonic()) > 0:
+        readable, _, _ = select.select([descriptor], [], [], left_s)
+        part = os.read(descriptor, 4096) if readable else b""
+        if not part:
+            return None
+        received += part
+        if b"\n" in received:
+            return received
+    return None
+
+
+def _failure(child: subprocess.Popen[bytes], log: Path, log_start: int) -> str:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        child.wait(timeout=1.0)
+    what = "is not ready" if child.returncode is None else f"ended with status {child.returncode}"
+    with log.open("rb") as file:
+        file.seek(log_start)
+        lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    said = f": {lines[-1].strip()}" if lines else ""
+    return f"{log.stem} {what}{said} (log: {log})"
