@@ -7,6 +7,7 @@ from cairnfs.base.errors import CairnError
 from cairnfs.client.interface import ChunkIO, MetadataSession
 from cairnfs.rpc.v1 import common_pb2 as common
 from cairnfs.vfs.attributes import AttributeOps
+from cairnfs.vfs.compactor import Compactor
 from cairnfs.vfs.directories import DirectoryHandle, DirectoryOps
 from cairnfs.vfs.events import Events
 from cairnfs.vfs.files import FileOps
@@ -34,8 +35,8 @@ class VFS(NamespaceOps, AttributeOps, FileOps, RangeOps, DirectoryOps):
     ) -> None:
         """`nursery` runs background work until it is cancelled; start the session with `self.events`."""
         self.state = state = State(session, chunks, notifier, clock or SystemClock(), nursery, policy)
-        self.flusher = Flusher(state)
         self.reader = Reader(state)
+        self.flusher = Flusher(state, Compactor(state, self.reader))
         self.events = Events(state, Recalls(state, self.flusher))
         self.directories: dict[int, DirectoryHandle] = {}
         nursery.start_soon(self.flusher.run)

@@ -92,7 +92,3 @@ class ExtentMap:
                 if extent.start < end and extent.end > start:
                     found.append(extent.clip(start, end))
         return found
-
-    def most_extents(self) -> int:
-        """The largest number of extents in one known block."""
-        return max((len(extents) for extents in self._blocks.values()), default=0)

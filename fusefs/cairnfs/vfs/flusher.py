@@ -14,6 +14,7 @@ from cairnfs.base import limits
 from cairnfs.base.errors import CairnError
 from cairnfs.base.logs import get_logger
 from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
+from cairnfs.vfs.compactor import Compactor
 from cairnfs.vfs.dirty import DirtyFile, Runs
 from cairnfs.vfs.inodes import Inode
 from cairnfs.vfs.state import State
@@ -67,8 +68,9 @@ def cut(blocks: dict[int, Runs]) -> Sending:
 class Flusher:
     """Sends dirty files."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, compactor: Compactor) -> None:
         self._state = state
+        self._compactor = compactor
         self._jobs = trio.CapacityLimiter(JOBS_MAX)
         self._dirty: set[Inode] = set()
         self._retry_at_s: dict[int, float] = {}
@@ -221,7 +223,7 @@ class Flusher:
         if_size: int | None = None,
     ) -> None:
         used = sorted({index for index, _, _, _ in slices})
-        await self._state.session.call(
+        reply: pb.CommitWriteReply = await self._state.session.call(
             pb.CommitWrite(
                 ino=inode.ino,
                 slices=[
@@ -240,6 +242,8 @@ class Flusher:
                 if_size=if_size,
             )
         )
+        if reply.most_slices >= limits.SLICES_COMPACT:
+            self._compactor.consider(inode, {offset // limits.BLOCK_BYTES for _, _, offset, _ in slices})
 
     def _freed(self, freed_bytes: int) -> None:
         self._state.dirty_bytes -= freed_bytes

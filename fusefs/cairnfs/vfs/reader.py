@@ -79,7 +79,7 @@ class Reader:
     ) -> bytes | memoryview:
         pieces = inode.dirty.pieces(start, end) if inode.dirty else []
         if len(extents) == 1 and not pieces and extents[0].start == start and extents[0].end == end:
-            return await self._fetch(extents[0], whole=whole)
+            return await self.fetch(extents[0], whole=whole)
         buffer = bytearray(end - start)
         if len(extents) == 1:
             await self._fill(buffer, start, extents[0], whole)
@@ -90,10 +90,11 @@ class Reader:
         return memoryview(buffer)
 
     async def _fill(self, buffer: bytearray, start: int, extent: Extent, whole: bool) -> None:
-        data = await self._fetch(extent, whole=whole)
+        data = await self.fetch(extent, whole=whole)
         buffer[extent.start - start : extent.end - start] = data
 
-    async def _fetch(self, extent: Extent, *, whole: bool) -> bytes | memoryview:
+    async def fetch(self, extent: Extent, *, whole: bool) -> bytes | memoryview:
+        """The bytes of one extent; with `whole` its chunk is kept in memory."""
         cache = self._state.chunk_cache
         data = cache.get(extent.chunk_id)
         if data is None:
