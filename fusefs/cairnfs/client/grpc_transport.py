@@ -180,7 +180,7 @@ class _GrpcStream(Generic[Out, In]):
             call.cancel()
 
 
-_SESSION = _Method[pb.ClientMessage, pb.ServerMessage](
+_SESSION: Final[_Method[pb.ClientMessage, pb.ServerMessage]] = _Method(
     "/cairnfs.rpc.v1.Metadata/Session", pb.ClientMessage.SerializeToString, pb.ServerMessage.FromString
 )
 
@@ -203,10 +203,10 @@ def _decode_frame(message: bytes) -> RetrievedFrame:
     )
 
 
-_STORE = _Method[ChunkFrame, chunks_pb2.ChunkDataAck](
+_STORE: Final[_Method[ChunkFrame, chunks_pb2.ChunkDataAck]] = _Method(
     "/cairnfs.rpc.v1.Chunks/StoreChunk", _encode_frame, chunks_pb2.ChunkDataAck.FromString
 )
-_RETRIEVE = _Method[chunks_pb2.RetrieveChunkRequest, RetrievedFrame](
+_RETRIEVE: Final[_Method[chunks_pb2.RetrieveChunkRequest, RetrievedFrame]] = _Method(
     "/cairnfs.rpc.v1.Chunks/RetrieveChunk",
     chunks_pb2.RetrieveChunkRequest.SerializeToString,
     _decode_frame,
