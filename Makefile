@@ -1,0 +1,57 @@
+# make up: a running cluster, mounted. make test: everything is checked. The rest is in README.md.
+MOUNT ?= ./mnt
+DATA ?= ./var
+DATANODES ?=
+REPLICAS ?=
+PREFIX ?= /usr/local
+TESTS ?= tests
+
+BIN := .venv/bin
+UP_OPTIONS := $(if $(DATANODES),--datanodes $(DATANODES)) $(if $(REPLICAS),--replicas $(REPLICAS))
+
+.PHONY: help up down test lint bench setup setup-dev install clean
+
+help:
+	@echo 'make up       install what is missing, start a cluster in $(DATA), mount it at $(MOUNT)'
+	@echo '              (MOUNT=DIR DATA=DIR DATANODES=3 REPLICAS=2)'
+	@echo 'make down     unmount and stop it; the data stays'
+	@echo 'make test     install what is missing and run all tests (TESTS=tests/unit for some)'
+	@echo 'make lint     only the style and type checks'
+	@echo 'make bench    measure a mount beside a local directory'
+	@echo 'make install  install cairnfs and mount.cairnfs for all users (as root, PREFIX=/usr/local)'
+	@echo 'make clean    remove what was built; the data stays'
+
+up: setup
+	@$(BIN)/cairnfs up --data '$(DATA)' --mount '$(MOUNT)' $(UP_OPTIONS)
+
+down:
+	@if [ -x $(BIN)/cairnfs ]; then $(BIN)/cairnfs down --data '$(DATA)'; else echo 'nothing runs'; fi
+
+test: lint
+	@[ "$$(id -u)" -ne 0 ] || scripts/setup.sh containers || true
+	$(BIN)/python -m pytest $(TESTS)
+
+lint: setup-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python bench/run.py $(BENCH_OPTIONS)
+
+setup:
+	@scripts/setup.sh
+
+setup-dev:
+	@scripts/setup.sh dev
+
+install: setup
+	.venv/bin/python -m venv --clear '$(PREFIX)/lib/cairnfs'
+	'$(PREFIX)/lib/cairnfs/bin/python' -m pip install --quiet --disable-pip-version-check .
+	ln -sf ../lib/cairnfs/bin/cairnfs '$(PREFIX)/bin/cairnfs'
+	'$(PREFIX)/bin/cairnfs' install-mount-helper
+
+clean:
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis bench/results
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	find fusefs -name '*.so' -delete
