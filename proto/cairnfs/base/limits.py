@@ -15,6 +15,7 @@ XATTR_VALUE_MAX_BYTES: Final = 60 * KIB  # one engine value; the VFS itself allo
 XATTR_LIST_MAX_BYTES: Final = 64 * KIB
 FILE_SIZE_MAX_BYTES: Final = (1 << 63) - 1
 ROOT_INO: Final = 1
+INODES_MAX: Final = 1 << 40  # as statfs tells it; inode numbers last longer
 
 # ------------------------------------------------------------------ data
 BLOCK_BYTES: Final = 4 * MIB
@@ -94,6 +95,7 @@ TASKS_QUEUED_MAX: Final = 4_096  # per node
 RESULTS_PER_HEARTBEAT_MAX: Final = 1_024
 DELETE_BATCH_MAX: Final = 512  # chunks per delete task
 VERIFY_BATCH_MAX: Final = 64  # chunks per verify task
+NODE_TEXT_MAX_BYTES: Final = 255  # uuid, address, rack and so on of a datanode
 SCAN_STEP_CHUNKS: Final = 500  # chunk records read in one snapshot
 REPLICA_CHANGES_PER_COMMIT: Final = 400  # chunk records changed in one transaction
 GARBAGE_IN_FLIGHT_MAX: Final = 10_000  # chunks between marking and removal

@@ -1,0 +1,1 @@
+"""Which datanodes there are, how they fare, and who has been told."""

@@ -1,0 +1,1 @@
+"""Where chunks go: selectors as plug-ins."""

@@ -1,0 +1,75 @@
+"""Deletes copies on datanodes, in batches, and never one that may be on its way into a commit."""
+
+from collections.abc import Callable, Sequence
+
+from cairnfs.base import limits
+from cairnfs.coordinator.membership.manager import NodeManager
+from cairnfs.coordinator.upkeep.tasks import TaskBoard
+from cairnfs.rpc.v1 import nodes_pb2
+
+Finished = Callable[[Sequence[bytes], bool], None]
+
+
+class Deleter:
+    """Hands out delete tasks, and knows which copies may vanish.
+
+    A task names the node's store counter as it was a grace time ago; the node keeps whatever it was
+    asked to store since. So a client that stored a chunk has the grace time to commit it.
+    """
+
+    def __init__(self, manager: NodeManager, board: TaskBoard) -> None:
+        self._manager = manager
+        self._board = board
+        self._vanishing: dict[int, tuple[str, set[bytes]]] = {}
+
+    def can_delete(self, node: int, now: float) -> bool:
+        """Whether this run of the node has been known for a grace time."""
+        known = self._manager.get(node)
+        return known is not None and known.history.as_of(now) is not None
+
+    def delete(
+        self, node: int, chunk_ids: Sequence[bytes], now: float, finished: Finished | None = None
+    ) -> bool:
+        """Have `node` delete its copies of `chunk_ids`; False, without effect, when it cannot be asked yet.
+
+        `finished` is called for each batch, with whether the node answered or was given up; what is left
+        then turns up in the node's next report as unknown.
+        """
+        known = self._manager.get(node)
+        as_of = known.history.as_of(now) if known is not None else None
+        if known is None or as_of is None:
+            return False
+        vanishing = self._vanishing_of(node, known.history.boot)
+        for start in range(0, len(chunk_ids), limits.DELETE_BATCH_MAX):
+            batch = list(chunk_ids[start : start + limits.DELETE_BATCH_MAX])
+            task = nodes_pb2.Task(
+                delete=nodes_pb2.DeleteChunks(chunk_ids=batch, as_of_seq=as_of, boot=known.history.boot)
+            )
+            done = self._finisher(vanishing, batch, finished)
+            if self._board.submit(node, task, done, now):
+                vanishing.update(batch)
+            else:
+                done(None)
+        return True
+
+    def may_vanish(self, node: int, chunk_id: bytes) -> bool:
+        """Whether a deletion of this copy was ordered and not answered by this run of the node."""
+        known = self._manager.get(node)
+        return known is not None and chunk_id in self._vanishing_of(node, known.history.boot)
+
+    def _vanishing_of(self, node: int, boot: str) -> set[bytes]:
+        entry = self._vanishing.get(node)
+        if entry is None or entry[0] != boot:  # a new process knows nothing of old tasks
+            entry = self._vanishing[node] = (boot, set())
+        return entry[1]
+
+    def _finisher(
+        self, vanishing: set[bytes], batch: list[bytes], finished: Finished | None
+    ) -> Callable[[nodes_pb2.TaskResult | None], None]:
+        def done(result: nodes_pb2.TaskResult | None) -> None:
+            if result is not None:  # a task given up may still be carried out
+                vanishing.difference_update(batch)
+            if finished is not None:
+                finished(batch, result is not None)
+
+        return done

@@ -1,0 +1,79 @@
+"""The tasks that drive upkeep with a store: time, record changes, repair, scanning, garbage collection."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from cairnfs.base.clock import Clock
+from cairnfs.base.logs import get_logger
+from cairnfs.coordinator.upkeep.store import Store
+from cairnfs.coordinator.upkeep.upkeep import Upkeep
+from cairnfs.engine.interface import EngineError
+
+log = get_logger(__name__)
+
+IDLE_S = 0.2
+BUSY_S = 0.01
+ENGINE_RETRY_S = 1.0
+
+
+class UpkeepRunner:
+    """Runs one step of everything after another, so that no two of them race.
+
+    Each step is bounded; while there is more to do, the next follows after a pause that leaves the
+    event loop to clients.
+    """
+
+    def __init__(self, store: Store, upkeep: Upkeep, clock: Clock) -> None:
+        self._store = store
+        self._upkeep = upkeep
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Drive upkeep until cancelled; what was not done is found again after the next start."""
+        while True:
+            try:
+                more = await self.step()
+            except EngineError as error:
+                log.warning("upkeep waits for the metadata engine", error=str(error))
+                await asyncio.sleep(ENGINE_RETRY_S)
+                continue
+            await asyncio.sleep(BUSY_S if more else IDLE_S)
+
+    async def step(self) -> bool:
+        """Do the next bit of everything; whether there is more to do at once."""
+        upkeep = self._upkeep
+        upkeep.tick(self._clock.monotonic())
+        more = await self._commit_changes()
+        if upkeep.safe_mode.active:
+            return more
+        work: tuple[Callable[[], Awaitable[bool]], ...] = (self._scan, self._repair, self._collect)
+        for part in work:
+            more |= await part()
+        return more
+
+    async def _commit_changes(self) -> bool:
+        changes = self._upkeep.changes
+        batch = changes.next_batch()
+        if batch:
+            changes.applied(batch, await self._store.commit(changes.operation(batch)))
+        return len(changes) > 0
+
+    async def _scan(self) -> bool:
+        now = self._clock.monotonic()
+        return self._store.read(lambda txn: self._upkeep.scanner.step(txn, now))
+
+    async def _repair(self) -> bool:
+        repairer = self._upkeep.repairer
+        now = self._clock.monotonic()
+        if repairer.waiting:
+            self._store.read(lambda txn: repairer.start_copies(txn, now))
+        return False
+
+    async def _collect(self) -> bool:
+        collector, clock = self._upkeep.collector, self._clock
+        due = self._store.read(lambda txn: collector.find(txn, clock.wall_ns(), clock.monotonic()))
+        if not due:
+            return False
+        marked = await self._store.commit(collector.marking(due, clock.wall_ns()))
+        collector.marked(marked, clock.monotonic())
+        return True

@@ -1,0 +1,91 @@
+"""Walks all chunk records in the background, and has repaired or trimmed what is not as it should be."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cairnfs.base import limits
+from cairnfs.coordinator import chunk_table
+from cairnfs.coordinator.membership.manager import NodeManager
+from cairnfs.coordinator.records import ChunkRecord, ChunkState
+from cairnfs.coordinator.upkeep.census import surplus_holders
+from cairnfs.coordinator.upkeep.changes import Applied, Change, Kind, ReplicaChanges
+from cairnfs.coordinator.upkeep.deletions import Deleter
+from cairnfs.coordinator.upkeep.repair import Repairer
+from cairnfs.engine.interface import ReadTransaction
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one walk counted."""
+
+    chunks: int = 0
+    under_replicated: int = 0
+    garbage: int = 0
+
+
+class Scanner:
+    """One walk at a time, in bounded steps; another one follows when it was asked for meanwhile."""
+
+    def __init__(
+        self, manager: NodeManager, repairer: Repairer, changes: ReplicaChanges, deleter: Deleter
+    ) -> None:
+        self._manager = manager
+        self._repairer = repairer
+        self._changes = changes
+        self._deleter = deleter
+        self._wanted = False
+        self._walking = False
+        self._after = b""
+        self._finished_s = float("-inf")
+        self._running_tally = Tally()
+        self.tally = Tally()
+
+    def request(self) -> None:
+        """Something happened that may concern any chunk: walk (again) from the start."""
+        self._wanted = True
+
+    def step(self, txn: ReadTransaction, now: float) -> bool:
+        """Look at the next records; whether to go on at once."""
+        if not self._walking:
+            if not self._wanted and now - self._finished_s < limits.SCAN_INTERVAL_S:
+                return False
+            self._wanted, self._walking, self._after = False, True, b""
+            self._running_tally = Tally()
+        if self._repairer.is_full or len(self._changes) > limits.REPAIR_QUEUE_MAX:
+            return False
+        found = chunk_table.scan_chunks(txn, self._after, limits.SCAN_STEP_CHUNKS)
+        for chunk_id, record in found:
+            self._look(chunk_id, record, now)
+        if len(found) == limits.SCAN_STEP_CHUNKS:
+            self._after = found[-1][0]
+            return True
+        self._walking = False
+        self._finished_s = now
+        self.tally = self._running_tally
+        return self._wanted
+
+    def _look(self, chunk_id: bytes, record: ChunkRecord, now: float) -> None:
+        tally = self._running_tally
+        tally.chunks += 1
+        if record.references == 0:
+            tally.garbage += 1
+        if record.state != ChunkState.LIVE or record.references == 0:
+            return
+        for number in record.nodes:
+            if self._manager.get(number) is None:
+                self._changes.want(Change(Kind.DROP_BAD, chunk_id, number))
+        tally.under_replicated += self._repairer.consider(chunk_id, record)
+        if len(record.nodes) > self._manager.replicas:
+            self._trim(chunk_id, record, now)
+
+    def _trim(self, chunk_id: bytes, record: ChunkRecord, now: float) -> None:
+        for number in surplus_holders(self._manager, record):
+            if self._deleter.can_delete(number, now):
+                self._changes.want(Change(Kind.TRIM, chunk_id, number, self._delete(chunk_id, number, now)))
+
+    def _delete(self, chunk_id: bytes, number: int, now: float) -> Callable[[Applied], None]:
+        def after_commit(applied: Applied) -> None:
+            if applied.changed:
+                self._deleter.delete(number, [chunk_id], now)
+
+        return after_commit

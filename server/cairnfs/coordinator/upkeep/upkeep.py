@@ -1,0 +1,171 @@
+"""All upkeep of one coordinator: what heartbeats and reports bring, and what is to be done about it."""
+
+import secrets
+from collections.abc import Sequence
+from typing import Final
+
+from cairnfs.base import limits
+from cairnfs.base.logs import get_logger
+from cairnfs.base.settings import CoordinatorSettings
+from cairnfs.coordinator.membership.manager import NodeManager
+from cairnfs.coordinator.membership.node import DEAD, DRAINING, HEALTHY, JOINING
+from cairnfs.coordinator.placement.placer import Placer
+from cairnfs.coordinator.records import ChunkRecord
+from cairnfs.coordinator.upkeep.changes import ReplicaChanges
+from cairnfs.coordinator.upkeep.deletions import Deleter
+from cairnfs.coordinator.upkeep.doubts import Doubts
+from cairnfs.coordinator.upkeep.garbage import Collector
+from cairnfs.coordinator.upkeep.repair import Repairer
+from cairnfs.coordinator.upkeep.reports import ChunkListing, NodeReports, Parts, Reconciliation
+from cairnfs.coordinator.upkeep.safe_mode import SafeMode
+from cairnfs.coordinator.upkeep.scanner import Scanner
+from cairnfs.coordinator.upkeep.tasks import TaskBoard
+from cairnfs.rpc.v1 import common_pb2, nodes_pb2
+
+log = get_logger(__name__)
+
+_SETTLED: Final = (HEALTHY, DRAINING, DEAD)
+
+
+class Upkeep:
+    """Ties the cores together; a plain state machine, driven by `runner` and the Nodes service.
+
+    Make it when the manager has its restored nodes: safe mode waits for these.
+    """
+
+    def __init__(
+        self, settings: CoordinatorSettings, manager: NodeManager, placer: Placer, now: float
+    ) -> None:
+        self.manager = manager
+        # Random, so that a late result for an earlier coordinator's task is not taken for one of ours.
+        self.board = TaskBoard(first_id=1 + secrets.randbits(48))
+        self.changes = ReplicaChanges(manager)
+        self.deleter = Deleter(manager, self.board)
+        self.doubts = Doubts(self.board, self.changes, self._replica_dropped)
+        self.repairer = Repairer(
+            manager, placer, self.board, self.changes, self._doubt_source, self._is_barred_target
+        )
+        self.scanner = Scanner(manager, self.repairer, self.changes, self.deleter)
+        self.collector = Collector(manager, self.deleter, self.changes, settings.garbage_grace_s)
+        self.safe_mode = SafeMode(manager, self._has_reported, settings.dead_s, now)
+        self._now = now
+        self._reports: dict[int, NodeReports] = {}
+        self._boots: dict[int, str] = {}
+        self._settled: dict[int, common_pb2.NodeState.ValueType] = {}
+        self._short_plans = False
+        manager.subscribe(self._membership_changed)
+
+    # ------------------------------------------------------------------ heartbeats
+
+    def heartbeat(
+        self, request: nodes_pb2.HeartbeatRequest, reply: nodes_pb2.HeartbeatReply, now: float
+    ) -> None:
+        """Take in what a known node says besides its state, and add its work to the reply."""
+        self._now = now
+        node = request.node
+        if self._boots.setdefault(node, request.boot) != request.boot:
+            self._boots[node] = request.boot
+            self.restarted(node, now)
+        self.board.answer(node, request.results)
+        for chunk_id in request.corrupt:
+            self.doubts.found_bad(chunk_id, node)
+        reports = self._reports.setdefault(node, NodeReports(due_s=now))
+        if reports.due_s <= now and not reports.under_way:
+            reply.send_chunk_report = True
+            reports.due_s = now + limits.TASK_DEADLINE_S  # asked; ask again if none comes
+        reply.tasks.extend(self.board.take(node, now))
+        if self.board.is_busy(node):
+            reply.next_heartbeat_ms = min(reply.next_heartbeat_ms, int(limits.BUSY_HEARTBEAT_S * 1000))
+
+    def restarted(self, node: int, now: float) -> None:
+        """A new process of this node: what the old one was told is forgotten, what it holds is asked for."""
+        self.board.node_lost(node)
+        reports = self._reports.get(node)
+        if reports is not None:
+            reports.due_s = now
+
+    # ------------------------------------------------------------------ reports
+
+    def begin_report(self, node: int, listing: ChunkListing) -> Reconciliation:
+        """Start to reconcile a complete report; step it, then pass it to `end_report`."""
+        before = self._reports.setdefault(node, NodeReports(due_s=self._now))
+        before.under_way = True
+        parts = Parts(
+            self.manager,
+            self.changes,
+            self.deleter,
+            self.doubts,
+            self.repairer,
+            may_delete=not self.safe_mode.active,
+        )
+        return Reconciliation(parts, node, listing, before)
+
+    def end_report(self, node: int, reconciliation: Reconciliation, now: float) -> None:
+        """The report was reconciled to its end."""
+        self._reports[node] = reconciliation.finish(now)
+
+    def abort_report(self, node: int) -> None:
+        """Reconciling was given up; another report is asked for."""
+        reports = self._reports.get(node)
+        if reports is not None:
+            reports.under_way = False
+            reports.due_s = self._now
+
+    # ------------------------------------------------------------------ clients
+
+    def replica_reported(self, chunk_id: bytes, node: int) -> None:
+        """A client says that a replica is bad or missing: have it checked."""
+        if self.manager.is_alive(node):
+            self.doubts.check(chunk_id, node, self._now)
+
+    def note_short_plan(self) -> None:
+        """A chunk was planned with fewer replicas than configured: look again when a node comes up."""
+        self._short_plans = True
+
+    # ------------------------------------------------------------------ time
+
+    def tick(self, now: float) -> None:
+        """Let time take effect on nodes, tasks and safe mode."""
+        self._now = now
+        self.manager.tick(now)
+        self.board.expire(now)
+        if self.safe_mode.tick(now):
+            log.info("safe mode ends", nodes=sum(1 for _ in self.manager))
+            self.scanner.request()
+
+    # ------------------------------------------------------------------ inside
+
+    def _has_reported(self, node: int) -> bool:
+        reports = self._reports.get(node)
+        return reports is not None and reports.complete
+
+    def _is_barred_target(self, node: int, chunk_id: bytes) -> bool:
+        return self.doubts.is_bad(node, chunk_id) or self.deleter.may_vanish(node, chunk_id)
+
+    def _doubt_source(self, chunk_id: bytes, node: int) -> None:
+        self.doubts.check(chunk_id, node, self._now)
+
+    def _replica_dropped(self, chunk_id: bytes, node: int, record: ChunkRecord) -> None:
+        def finished(batch: Sequence[bytes], answered: bool) -> None:
+            for one in batch if answered else ():
+                self.doubts.is_gone(node, one)
+
+        self.deleter.delete(node, [chunk_id], self._now, finished)
+        self.repairer.consider(chunk_id, record)
+
+    def _membership_changed(self, update: common_pb2.NodeUpdate) -> None:
+        number, state = update.info.node, update.info.state
+        if update.removed or state == DEAD:
+            self.board.node_lost(number)
+            self._reports.pop(number, None)
+        if update.removed:
+            self._settled.pop(number, None)
+            self._boots.pop(number, None)
+            self.scanner.request()
+            return
+        usable_again = self._short_plans and state == HEALTHY and not update.info.read_only
+        if usable_again or (state in _SETTLED and self._settled.get(number) != state):
+            self._short_plans = False
+            self.scanner.request()
+        if state in _SETTLED or state == JOINING:
+            self._settled[number] = state
