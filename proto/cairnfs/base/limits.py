@@ -83,6 +83,7 @@ TRANSFER_PROGRESS_S: Final = 15.0  # a chunk transfer without progress for so lo
 TRANSFER_DEADLINE_S: Final = 60.0  # for one chunk, all attempts together
 HEDGE_MIN_S: Final = 0.05  # a read is tried at a second replica between these two delays
 HEDGE_MAX_S: Final = 2.0
+HEDGES_MAX: Final = 4  # second tries under way at once, all reads together
 NODE_PENALTY_S: Final = 10.0  # a datanode that failed is tried last for so long
 
 # ------------------------------------------------------------------ upkeep of stored data
