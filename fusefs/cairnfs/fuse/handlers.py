@@ -1,0 +1,266 @@
+"""The FUSE handlers: each translates numbers and attributes and calls the file system; nothing else."""
+
+from collections.abc import Callable, Sequence
+from stat import S_IFDIR, S_IFREG
+
+from cairnfs.base.limits import FUSE_FLUSH_DEADLINE_S, READDIR_LIMIT_MAX
+from cairnfs.base.logs import get_logger
+from cairnfs.fuse.attributes import Presentation, statvfs, wanted_changes
+from cairnfs.fuse.boundary import guarded
+from cairnfs.fuse.locks import LockHandlers
+from cairnfs.fuse.lowlevel import lib, pyfuse3
+from cairnfs.rpc.v1 import common_pb2, metadata_pb2 as pb
+from cairnfs.vfs.interface import FileSystem, Listed, Node, Opened
+
+_log = get_logger(__name__)
+
+# Directory offsets: 0 starts, 1 follows ".", 2 follows ".." and the file system's own begin there.
+_DOTS = 2
+_DIRENT_MIN_BYTES = 160  # fuse_direntplus with the shortest name
+
+Context = pyfuse3.RequestContext
+
+
+def _caller(ctx: Context) -> pb.Caller:
+    return pb.Caller(uid=ctx.uid, gid=ctx.gid, umask=ctx.umask, pid=max(ctx.pid, 0))
+
+
+def _file_info(opened: Opened) -> pyfuse3.FileInfo:
+    return pyfuse3.FileInfo(
+        fh=pyfuse3.FileHandleT(opened.handle), direct_io=opened.direct_io, keep_cache=opened.keep_cache
+    )
+
+
+class Handlers(pyfuse3.Operations):
+    """What pyfuse3 calls for one mounted file system. `on_init` is called when the kernel has connected."""
+
+    supports_dot_lookup = False
+    enable_writeback_cache = False
+    enable_acl = True
+
+    def __init__(
+        self, fs: FileSystem, presentation: Presentation, locks: LockHandlers, on_init: Callable[[], None]
+    ) -> None:
+        super().__init__()
+        self._fs = fs
+        self._presentation = presentation
+        self._to_kernel = presentation.to_kernel
+        self._from_kernel = presentation.from_kernel
+        self._entry = presentation.entry
+        self._locks = locks
+        self._on_init = on_init
+        self._directories: dict[int, tuple[int, pb.Caller]] = {}
+
+    def init(self) -> None:
+        """The kernel and libfuse agreed on the protocol: requests come from now on."""
+        self._on_init()
+
+    # -------------------------------------------------------------- names
+
+    @guarded()
+    async def lookup(self, parent_inode: int, name: bytes, ctx: Context) -> pyfuse3.EntryAttributes:
+        return self._entry(await self._fs.lookup(self._from_kernel(parent_inode), name, _caller(ctx)))
+
+    def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:  # type: ignore[override] # pyfuse3 takes both
+        """Not a coroutine: it never waits, and comes for every inode that the kernel drops."""
+        try:
+            self._fs.forget([(self._from_kernel(ino), count) for ino, count in inode_list])
+        except Exception:
+            _log.exception("bug in a handler", operation="forget")
+
+    @guarded()
+    async def mknod(
+        self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: Context
+    ) -> pyfuse3.EntryAttributes:
+        return self._entry(
+            await self._fs.mknod(self._from_kernel(parent_inode), name, mode, rdev, _caller(ctx))
+        )
+
+    @guarded()
+    async def mkdir(
+        self, parent_inode: int, name: bytes, mode: int, ctx: Context
+    ) -> pyfuse3.EntryAttributes:
+        parent = self._from_kernel(parent_inode)
+        return self._entry(await self._fs.mkdir(parent, name, mode & 0o7777, _caller(ctx)))
+
+    @guarded()
+    async def symlink(
+        self, parent_inode: int, name: bytes, target: bytes, ctx: Context
+    ) -> pyfuse3.EntryAttributes:
+        return self._entry(
+            await self._fs.symlink(self._from_kernel(parent_inode), name, target, _caller(ctx))
+        )
+
+    @guarded()
+    async def link(
+        self, inode: int, new_parent_inode: int, new_name: bytes, ctx: Context
+    ) -> pyfuse3.EntryAttributes:
+        parent = self._from_kernel(new_parent_inode)
+        return self._entry(
+            await self._fs.link(self._from_kernel(inode), parent, new_name, _caller(ctx))
+        )
+
+    @guarded()
+    async def unlink(self, parent_inode: int, name: bytes, ctx: Context) -> None:
+        await self._fs.unlink(self._from_kernel(parent_inode), name, _caller(ctx))
+
+    @guarded()
+    async def rmdir(self, parent_inode: int, name: bytes, ctx: Context) -> None:
+        await self._fs.rmdir(self._from_kernel(parent_inode), name, _caller(ctx))
+
+    @guarded()
+    async def rename(
+        self,
+        parent_inode_old: int,
+        name_old: bytes,
+        parent_inode_new: int,
+        name_new: bytes,
+        flags: int,
+        ctx: Context,
+    ) -> None:
+        old, new = self._from_kernel(parent_inode_old), self._from_kernel(parent_inode_new)
+        await self._fs.rename(old, name_old, new, name_new, flags, _caller(ctx))
+
+    # -------------------------------------------------------------- attributes
+
+    @guarded()
+    async def getattr(self, inode: int, ctx: Context) -> pyfuse3.EntryAttributes:
+        return self._entry(await self._fs.getattr(self._from_kernel(inode), _caller(ctx)))
+
+    @guarded()
+    async def setattr(
+        self,
+        inode: int,
+        attr: pyfuse3.EntryAttributes,
+        fields: pyfuse3.SetattrFields,
+        fh: int | None,
+        ctx: Context,
+    ) -> pyfuse3.EntryAttributes:
+        changes = wanted_changes(attr, fields)
+        return self._entry(await self._fs.setattr(self._from_kernel(inode), changes, fh, _caller(ctx)))
+
+    @guarded()
+    async def readlink(self, inode: int, ctx: Context) -> bytes:
+        return await self._fs.readlink(self._from_kernel(inode), _caller(ctx))
+
+    @guarded()
+    async def access(self, inode: int, mode: int, ctx: Context) -> bool:
+        return await self._fs.access(self._from_kernel(inode), mode, _caller(ctx))
+
+    @guarded()
+    async def statfs(self, ctx: Context) -> pyfuse3.StatvfsData:
+        return statvfs(await self._fs.statfs())
+
+    @guarded()
+    async def getxattr(self, inode: int, name: bytes, ctx: Context) -> bytes:
+        return await self._fs.getxattr(self._from_kernel(inode), name, _caller(ctx))
+
+    async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: Context) -> None:
+        await self._setxattr(inode, name, value, lib.cairn_current.xattr_flags, ctx)
+
+    @guarded()
+    async def _setxattr(self, inode: int, name: bytes, value: bytes, flags: int, ctx: Context) -> None:
+        await self._fs.setxattr(self._from_kernel(inode), name, value, flags, _caller(ctx))
+
+    @guarded()
+    async def listxattr(self, inode: int, ctx: Context) -> Sequence[bytes]:
+        return await self._fs.listxattr(self._from_kernel(inode), _caller(ctx))
+
+    @guarded()
+    async def removexattr(self, inode: int, name: bytes, ctx: Context) -> None:
+        await self._fs.removexattr(self._from_kernel(inode), name, _caller(ctx))
+
+    # -------------------------------------------------------------- files
+
+    @guarded()
+    async def create(
+        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: Context
+    ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
+        parent = self._from_kernel(parent_inode)
+        opened, node = await self._fs.create(parent, name, S_IFREG | mode & 0o7777, flags, _caller(ctx))
+        return _file_info(opened), self._entry(node)
+
+    @guarded()
+    async def open(self, inode: int, flags: int, ctx: Context) -> pyfuse3.FileInfo:
+        return _file_info(await self._fs.open(self._from_kernel(inode), flags, _caller(ctx)))
+
+    @guarded()
+    async def read(self, fh: int, off: int, size: int) -> bytes:
+        return await self._fs.read(fh, off, size)
+
+    @guarded()
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
+        return await self._fs.write(fh, off, buf)
+
+    async def flush(self, fh: int) -> None:
+        await self._flush(fh, lib.cairn_current.lock_owner)
+
+    @guarded(FUSE_FLUSH_DEADLINE_S)
+    async def _flush(self, fh: int, lock_owner: int) -> None:
+        self._locks.flushed(fh, lock_owner)
+        await self._fs.flush(fh, lock_owner)
+
+    async def release(self, fh: int) -> None:
+        extra = lib.cairn_current
+        await self._release(fh, extra.lock_owner if extra.flock_release else None)
+
+    @guarded(FUSE_FLUSH_DEADLINE_S)
+    async def _release(self, fh: int, lock_owner: int | None) -> None:
+        try:
+            await self._locks.released(fh)
+        finally:
+            await self._fs.release(fh, lock_owner)
+
+    @guarded(FUSE_FLUSH_DEADLINE_S)
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        await self._fs.fsync(fh, datasync)
+
+    # -------------------------------------------------------------- directories
+
+    @guarded()
+    async def opendir(self, inode: int, ctx: Context) -> int:
+        ino, caller = self._from_kernel(inode), _caller(ctx)
+        handle = await self._fs.opendir(ino, caller)
+        self._directories[handle] = (ino, caller)
+        return handle
+
+    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        await self._readdir(fh, start_id, token, lib.cairn_current.readdir_size)
+
+    @guarded()
+    async def _readdir(self, fh: int, start: int, token: pyfuse3.ReaddirToken, size: int) -> None:
+        if start < _DOTS:
+            await self._list_dots(fh, start, token)
+        limit = min(size // _DIRENT_MIN_BYTES + 1, READDIR_LIMIT_MAX)
+        for entry in await self._fs.readdir(fh, max(start - _DOTS, 0), limit):
+            if not self._list(token, entry):
+                break
+
+    def _list(self, token: pyfuse3.ReaddirToken, entry: Listed) -> bool:
+        offset = entry.next_offset + _DOTS
+        if not pyfuse3.readdir_reply(token, entry.name, self._entry(entry.node), offset):
+            return False
+        self._fs.listed(entry)
+        return True
+
+    async def _list_dots(self, fh: int, start: int, token: pyfuse3.ReaddirToken) -> None:
+        """The kernel takes no reference to "." and "..": only their numbers and type matter."""
+        ino, caller = self._directories[fh]
+        attr = (await self._fs.getattr(ino, caller)).attr
+        above = ino if attr is None or ino == self._fs.root_ino else attr.parent or ino
+        for number, (name, target) in enumerate(((b".", ino), (b"..", above)), start=1):
+            if number > start:
+                dot = Node(common_pb2.Attr(ino=target, mode=S_IFDIR), 0, 0)
+                pyfuse3.readdir_reply(token, name, self._entry(dot), number)
+
+    async def releasedir(self, fh: int) -> None:
+        self._directories.pop(fh, None)
+        await self._releasedir(fh)
+
+    @guarded()
+    async def _releasedir(self, fh: int) -> None:
+        await self._fs.releasedir(fh)
+
+    @guarded(FUSE_FLUSH_DEADLINE_S)
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        await self._fs.fsyncdir(fh, datasync)

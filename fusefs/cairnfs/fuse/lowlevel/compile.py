@@ -1,0 +1,51 @@
+"""Compiles the supplement: run by the build hook at installation, or by hand in a working copy."""
+
+import subprocess
+import tempfile
+from pathlib import Path
+
+import cffi
+
+HERE = Path(__file__).parent
+MODULE = "_supplement"
+
+_PREAMBLE = """
+#define FUSE_USE_VERSION 35
+#include <stdint.h>
+#include <stddef.h>
+#include <sys/xattr.h>
+#include <fuse_lowlevel.h>
+"""
+
+
+def _pkg_config(option: str) -> list[str]:
+    answer = subprocess.run(["pkg-config", option, "fuse3"], check=True, capture_output=True, text=True)
+    return answer.stdout.split()
+
+
+def compile_supplement(target: Path = HERE) -> Path:
+    """Build the extension module into the directory `target` and return its path.
+
+    Needs a C compiler, pkg-config and the headers of libfuse 3.10 or newer; raises CalledProcessError or
+    cffi.VerificationError without them.
+    """
+    header, callbacks = (HERE / "supplement.h").read_text(), (HERE / "callbacks.h").read_text()
+    builder = cffi.FFI()
+    builder.cdef(header)
+    builder.cdef(f'extern "Python+C" {{ {callbacks} }}')
+    builder.set_source(
+        MODULE,
+        _PREAMBLE + header + callbacks + (HERE / "supplement.c").read_text(),
+        extra_compile_args=[*_pkg_config("--cflags"), "-O2", "-Wall", "-Wextra", "-Wno-unused-parameter"],
+        extra_link_args=_pkg_config("--libs"),
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        built = Path(builder.compile(tmpdir=scratch))
+        placed = target / built.name
+        placed.unlink(missing_ok=True)  # a running process keeps the old file mapped
+        placed.write_bytes(built.read_bytes())
+    return placed
+
+
+if __name__ == "__main__":
+    print(compile_supplement())

@@ -1,0 +1,239 @@
+/*
+ * What pyfuse3 lacks, put between it and libfuse.
+ *
+ * This module defines fuse_session_new (and fuse_session_new_versioned, which newer libfuse headers call
+ * instead). It is loaded with RTLD_GLOBAL before pyfuse3, so pyfuse3's call resolves to the definition here,
+ * which completes pyfuse3's table of operations and passes it to the real function. Everything runs on
+ * pyfuse3's thread, which holds the interpreter lock while libfuse dispatches a request.
+ */
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <poll.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+#include <sys/file.h>
+
+#undef fuse_session_new
+struct libfuse_version;
+
+#define MAX_BACKGROUND 512
+#define CONGESTION_THRESHOLD 384
+#define MAX_TRANSFER (1 << 20)
+#define LOCK_END INT64_MAX
+
+cairn_extra cairn_current;
+cairn_connection_info cairn_connection;
+static struct fuse_lowlevel_ops inner;  /* pyfuse3's own handlers */
+
+/* ------------------------------------------------------------------ what pyfuse3 handles, with more facts */
+
+static void on_init(void *userdata, struct fuse_conn_info *conn)
+{
+    const unsigned on = FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO | FUSE_CAP_ATOMIC_O_TRUNC
+        | FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_DONT_MASK | FUSE_CAP_POSIX_ACL | FUSE_CAP_CACHE_SYMLINKS
+        | FUSE_CAP_EXPLICIT_INVAL_DATA;
+    const unsigned off = FUSE_CAP_AUTO_INVAL_DATA  /* it beats EXPLICIT_INVAL_DATA */
+        | FUSE_CAP_HANDLE_KILLPRIV                 /* the kernel clears setuid bits itself, by setattr */
+        | FUSE_CAP_EXPORT_SUPPORT                  /* no lookup of "." and ".." by number */
+        | FUSE_CAP_SPLICE_READ;                    /* two more system calls for every small request */
+
+    inner.init(userdata, conn);
+    conn->want = (conn->want | (on & conn->capable)) & ~off;
+    conn->max_background = MAX_BACKGROUND;
+    conn->congestion_threshold = CONGESTION_THRESHOLD;
+    if (conn->max_write > MAX_TRANSFER)
+        conn->max_write = MAX_TRANSFER;
+    cairn_connection.proto_minor = conn->proto_minor;
+    cairn_connection.wanted = conn->want;
+    cairn_connection.max_write = conn->max_write;
+    cairn_connection.max_background = conn->max_background;
+}
+
+static void on_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    cairn_current.lock_owner = fi->lock_owner;
+    inner.flush(req, ino, fi);
+}
+
+static void on_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    cairn_current.lock_owner = fi->lock_owner;
+    cairn_current.flock_release = fi->flock_release;
+    inner.release(req, ino, fi);
+}
+
+static void on_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, size_t size,
+                        int flags)
+{
+    if (flags & ~(XATTR_CREATE | XATTR_REPLACE)) {
+        fuse_reply_err(req, EINVAL);
+        return;
+    }
+    cairn_current.xattr_flags = flags;
+    /* Without flags: pyfuse3 would look first and set later, which is a race. */
+    inner.setxattr(req, ino, name, value, size, 0);
+}
+
+static void on_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+{
+    cairn_current.readdir_size = size;
+    inner.readdirplus(req, ino, size, off, fi);
+}
+
+/* ------------------------------------------------------------------ what pyfuse3 does not know */
+
+static void answer_unless_taken(fuse_req_t req, int refused)
+{
+    if (refused)
+        fuse_reply_err(req, EIO);
+}
+
+static int64_t last_byte(const struct flock *lock)
+{
+    return lock->l_len == 0 ? LOCK_END : lock->l_start + lock->l_len - 1;
+}
+
+static void on_getlk(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, struct flock *lock)
+{
+    answer_unless_taken(req, cairn_getlk(req, ino, fi->lock_owner, lock->l_type, lock->l_start,
+                                         last_byte(lock), lock->l_pid));
+}
+
+static void on_setlk(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, struct flock *lock, int sleep)
+{
+    answer_unless_taken(req, cairn_setlk(req, ino, fi->fh, fi->lock_owner, lock->l_type, lock->l_start,
+                                         last_byte(lock), lock->l_pid, sleep));
+}
+
+static void on_flock(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, int operation)
+{
+    answer_unless_taken(req, cairn_flock(req, ino, fi->lock_owner, operation));
+}
+
+static void on_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, off_t length,
+                         struct fuse_file_info *fi)
+{
+    (void)ino;
+    answer_unless_taken(req, cairn_fallocate(req, fi->fh, mode, offset, length));
+}
+
+static void on_lseek(fuse_req_t req, fuse_ino_t ino, off_t offset, int whence, struct fuse_file_info *fi)
+{
+    (void)ino;
+    answer_unless_taken(req, cairn_lseek(req, fi->fh, offset, whence));
+}
+
+static void on_copy_file_range(fuse_req_t req, fuse_ino_t ino_in, off_t off_in, struct fuse_file_info *fi_in,
+                               fuse_ino_t ino_out, off_t off_out, struct fuse_file_info *fi_out, size_t length,
+                               int flags)
+{
+    (void)ino_in;
+    (void)ino_out;
+    if (flags != 0)
+        fuse_reply_err(req, EINVAL);
+    else
+        answer_unless_taken(req, cairn_copy_file_range(req, fi_in->fh, off_in, fi_out->fh, off_out, length));
+}
+
+static void on_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned int cmd, void *arg, struct fuse_file_info *fi,
+                     unsigned flags, const void *in_buf, size_t in_size, size_t out_size)
+{
+    (void)ino, (void)cmd, (void)arg, (void)fi, (void)flags, (void)in_buf, (void)in_size, (void)out_size;
+    fuse_reply_err(req, ENOTTY);
+}
+
+/* ------------------------------------------------------------------ interposition */
+
+static const struct fuse_lowlevel_ops *completed(const struct fuse_lowlevel_ops *ops, size_t size)
+{
+    static struct fuse_lowlevel_ops complete;
+
+    memset(&inner, 0, sizeof(inner));
+    memcpy(&inner, ops, size < sizeof(inner) ? size : sizeof(inner));
+    complete = inner;
+    complete.init = on_init;
+    complete.flush = on_flush;
+    complete.release = on_release;
+    complete.setxattr = on_setxattr;
+    complete.readdirplus = on_readdirplus;
+    complete.getlk = on_getlk;
+    complete.setlk = on_setlk;
+    complete.flock = on_flock;
+    complete.fallocate = on_fallocate;
+    complete.lseek = on_lseek;
+    complete.copy_file_range = on_copy_file_range;
+    complete.ioctl = on_ioctl;
+    return &complete;
+}
+
+struct fuse_session *fuse_session_new(struct fuse_args *args, const struct fuse_lowlevel_ops *ops, size_t size,
+                                      void *userdata)
+{
+    struct fuse_session *(*real)(struct fuse_args *, const struct fuse_lowlevel_ops *, size_t, void *) =
+        dlsym(RTLD_NEXT, "fuse_session_new");
+
+    return real == NULL ? NULL : real(args, completed(ops, size), sizeof(inner), userdata);
+}
+
+struct fuse_session *fuse_session_new_versioned(struct fuse_args *args, const struct fuse_lowlevel_ops *ops,
+                                                size_t size, struct libfuse_version *version, void *userdata)
+{
+    struct fuse_session *(*real)(struct fuse_args *, const struct fuse_lowlevel_ops *, size_t,
+                                 struct libfuse_version *, void *) =
+        dlsym(RTLD_NEXT, "fuse_session_new_versioned");
+
+    return real == NULL ? NULL : real(args, completed(ops, size), sizeof(inner), version, userdata);
+}
+
+/* ------------------------------------------------------------------ called from Python */
+
+int cairn_wait_readable(int fd, int timeout_us)
+{
+    struct pollfd poll_fd = {.fd = fd, .events = POLLIN};
+    struct timespec timeout = {.tv_sec = timeout_us / 1000000, .tv_nsec = (timeout_us % 1000000) * 1000L};
+    int ready = ppoll(&poll_fd, 1, &timeout, NULL);
+
+    return ready < 0 ? -errno : ready > 0;
+}
+
+static void on_interrupt(fuse_req_t req, void *key)
+{
+    (void)req;
+    cairn_interrupted((uintptr_t)key);
+}
+
+void cairn_watch_interrupt(void *req, uint64_t key)
+{
+    fuse_req_interrupt_func(req, on_interrupt, (void *)(uintptr_t)key);
+}
+
+int cairn_reply_error(void *req, int error)
+{
+    return fuse_reply_err(req, error);
+}
+
+int cairn_reply_lock(void *req, int type, int64_t start, int64_t end, int pid)
+{
+    struct flock lock = {
+        .l_type = type,
+        .l_whence = SEEK_SET,
+        .l_start = start,
+        .l_len = end == LOCK_END ? 0 : end - start + 1,
+        .l_pid = pid,
+    };
+
+    return fuse_reply_lock(req, &lock);
+}
+
+int cairn_reply_lseek(void *req, int64_t offset)
+{
+    return fuse_reply_lseek(req, offset);
+}
+
+int cairn_reply_copied(void *req, size_t count)
+{
+    return fuse_reply_write(req, count);
+}

@@ -1,0 +1,81 @@
+"""Serves one file system at one mount point, from mounting to unmounting."""
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from cairnfs.base.logs import get_logger
+from cairnfs.fuse import mounts
+from cairnfs.fuse.attributes import Presentation
+from cairnfs.fuse.handlers import Handlers
+from cairnfs.fuse.locks import LockHandlers
+from cairnfs.fuse.lowlevel import lib, pyfuse3
+from cairnfs.fuse.lowlevel.requests import Dispatcher, install
+from cairnfs.fuse.notifier import Notifier
+from cairnfs.vfs.interface import FileSystem
+
+_log = get_logger(__name__)
+
+
+class MountFailed(Exception):
+    """The kernel or fusermount3 refused the mount; the reason is on stderr and in the text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mounting:
+    """Where and how to mount. `options` are those of fuse(8): fsname=…, allow_other, ro, noatime …"""
+
+    mountpoint: Path
+    options: Collection[str]
+    presentation: Presentation
+
+
+async def serve(
+    fs: FileSystem, mounting: Mounting, notifier: Notifier, on_ready: Callable[[], None]
+) -> None:
+    """Mount, answer the kernel until somebody unmounts, and leave nothing mounted.
+
+    `on_ready` is called once the kernel has connected. When cancelled, pending calls get EINTR, the mount is
+    taken away even while it is busy, and its open files answer ENOTCONN. Only one mount per process.
+    Raises MountFailed.
+    """
+    locks = LockHandlers(fs, mounting.presentation)
+    handlers = Handlers(fs, mounting.presentation, locks, on_ready)
+    with _mounted(handlers, mounting):
+        async with trio.open_nursery() as nursery:
+            install(Dispatcher(locks, nursery))
+            try:
+                await nursery.start(notifier.serve)
+                await pyfuse3.main(min_tasks=2)
+            finally:
+                install(None)
+                nursery.cancel_scope.cancel()
+    _log.debug("unmounted", mountpoint=str(mounting.mountpoint))
+
+
+@contextmanager
+def _mounted(handlers: Handlers, mounting: Mounting) -> Iterator[None]:
+    path = str(mounting.mountpoint)
+    try:
+        pyfuse3.init(handlers, path, set(mounting.options))
+    except RuntimeError as error:
+        raise MountFailed(f"cannot mount on {path}: {error}") from None
+    entry = mounts.mount_at(mounting.mountpoint)
+    try:
+        yield
+    finally:
+        if entry is not None:
+            # Aborting first frees whoever waits for an answer, also our own notifier threads, which the
+            # kernel would otherwise never let end. libfuse would take the aborted mount for unmounted.
+            mounts.abort(entry)
+            mounts.lazy_unmount(entry)
+        pyfuse3.close(unmount=False)
+
+
+def connection() -> dict[str, int]:
+    """What the kernel agreed to, for logs: protocol, capabilities, largest write in bytes."""
+    agreed = lib.cairn_connection
+    return {"minor": agreed.proto_minor, "capabilities": agreed.wanted, "max_write": agreed.max_write}

@@ -1,0 +1,102 @@
+"""Mounts the memory file system in a process of its own, driven by JSON lines (run with -m, MOUNTPOINT as argument).
+
+Each line of standard input is [command, argument ...]; each is answered by one JSON line on standard output.
+"""
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from cairnfs.fuse.attributes import Presentation
+from cairnfs.fuse.notifier import Notifier
+from cairnfs.fuse.server import Mounting, connection, serve
+from cairnfs.rpc.v1 import metadata_pb2 as pb
+from tests.doubles.memory_fs import MemoryFileSystem, _BY_ERRNO
+from cairnfs.base.errors import CairnError
+
+
+class Control:
+    """Executes the test's commands on the trio thread."""
+
+    def __init__(self, fs: MemoryFileSystem, notifier: Notifier) -> None:
+        self.fs = fs
+        self.notifier = notifier
+
+    async def calls(self) -> dict[str, int]:
+        return dict(self.fs.calls)
+
+    async def connection(self) -> dict[str, int]:
+        return connection()
+
+    async def fault(self, method: str, number: int) -> None:
+        """The next call of `method` fails: with this errno, or with a bug for 0."""
+        self.fs.faults[method] = CairnError(_BY_ERRNO[number]) if number else RuntimeError("a bug")
+
+    async def stall(self, method: str) -> None:
+        self.fs.stalls[method] = trio.Event()
+
+    async def resume(self, method: str) -> None:
+        self.fs.stalls.pop(method).set()
+
+    async def wait_for_call(self, method: str, count: int) -> None:
+        while self.fs.calls[method] < count:
+            await trio.sleep(0.005)
+
+    async def add_file(self, name: str, content: str) -> int:
+        """Behind the kernel's back, as another mount would."""
+        mode = 0o100644
+        inode = self.fs._add(self.fs.root_ino, name.encode(), mode, pb.Caller())
+        inode.data.extend(content.encode())
+        return int(inode.attr.ino)
+
+    async def change_file(self, name: str, content: str) -> None:
+        self.fs._child(self.fs.root_ino, name.encode()).data[:] = content.encode()
+
+    async def remove_file(self, name: str) -> None:
+        self.fs._remove(self.fs.root_ino, name.encode())
+
+    async def forget_names(self, *names: str) -> None:
+        await self.notifier.invalidate_entries(self.fs.root_ino, [name.encode() for name in names])
+
+    async def forget_inode(self, name: str, data: bool) -> None:
+        ino = self.fs._child(self.fs.root_ino, name.encode()).attr.ino
+        await self.notifier.invalidate_inode(ino, data=data)
+
+
+async def _serve_commands(control: Control, scope: trio.CancelScope) -> None:
+    async with trio.lowlevel.FdStream(0) as stdin:
+        buffered = b""
+        while data := await stdin.receive_some(65536):
+            *lines, buffered = (buffered + data).split(b"\n")
+            for line in lines:
+                command, *arguments = json.loads(line)
+                if command == "stop":
+                    scope.cancel()
+                    return
+                answer: Any = await getattr(control, command)(*arguments)
+                _say(answer)
+
+
+def _say(answer: Any) -> None:
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
+
+
+async def main(mountpoint: Path, options: set[str]) -> None:
+    fs = MemoryFileSystem()
+    presentation = Presentation(fs.root_ino)
+    notifier = Notifier(presentation)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_serve_commands, Control(fs, notifier), nursery.cancel_scope)
+        mounting = Mounting(mountpoint, {"fsname=memory", "subtype=cairnfs", *options}, presentation)
+        await serve(fs, mounting, notifier, on_ready=lambda: _say("ready"))
+        nursery.cancel_scope.cancel()
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO)
+    trio.run(main, Path(sys.argv[1]), set(sys.argv[2:]))
