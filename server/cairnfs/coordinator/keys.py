@@ -46,7 +46,7 @@ def inode_range(after: int = 0) -> Range:
 
 
 def inode_of(key: bytes) -> int:
-    """The inode number in a key of an inode, extent, xattr, symlink or orphan, or the directory of an entry."""
+    """The number in a key of an inode, extent, xattr, symlink or orphan; the directory of an entry."""
     return _first(key)
 
 

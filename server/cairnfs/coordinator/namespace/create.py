@@ -1,0 +1,75 @@
+"""How every new inode comes to be: owner, permissions, access lists, its entry and its directory's times."""
+
+import stat
+
+from cairnfs.base.errors import CairnError
+from cairnfs.coordinator import keys
+from cairnfs.coordinator.namespace import acl, tree, usage
+from cairnfs.coordinator.namespace.operation import Env, Footprint, Touch
+from cairnfs.coordinator.records import Dentry, Inode
+from cairnfs.engine.interface import Transaction
+from cairnfs.rpc.v1 import common_pb2, metadata_pb2 as pb
+
+
+def footprint(parent: int, name: bytes) -> Footprint:
+    """What the creation of an entry changes."""
+    return Footprint((Touch(parent, names=(name,)),))
+
+
+def create_inode(
+    txn: Transaction, env: Env, parent: int, name: bytes, mode: int, *, rdev: int = 0, size: int = 0
+) -> pb.EntryReply:
+    """Make inode `env.new_ino` of `mode` (type and permissions before umask) as entry `name` of `parent`.
+
+    The set-group-ID bit of a file made by a stranger to the group is the kernel's business. Raises
+    CairnError INVALID, NAME_TOO_LONG, NOT_FOUND, NOT_DIRECTORY, EXISTS, TOO_MANY_LINKS.
+    """
+    tree.check_name(name)
+    directory = tree.load_living_directory(txn, parent)
+    if tree.find_entry(txn, parent, name) is not None:
+        raise CairnError(common_pb2.ERROR_CODE_EXISTS, f"{name!r} in {parent}")
+    tree.require_cover(env, parent)
+    is_directory = stat.S_ISDIR(mode)
+    if is_directory:
+        tree.check_links(directory)
+    mode, xattrs = _permissions(txn, env, parent, directory, mode)
+    inherits_group = bool(directory.mode & stat.S_ISGID)
+    inode = Inode(
+        mode=mode | stat.S_ISGID if is_directory and inherits_group else mode,
+        uid=env.caller.uid,
+        gid=directory.gid if inherits_group else env.caller.gid,
+        nlink=2 if is_directory else 1,
+        rdev=rdev,
+        size=tree.DIRECTORY_SIZE_BYTES if is_directory else size,
+        allocated_bytes=0,
+        atime_ns=env.now_ns,
+        mtime_ns=env.now_ns,
+        ctime_ns=env.now_ns,
+        change=1,
+        xattrs=len(xattrs),
+        parent=parent if is_directory else 0,
+    )
+    directory = tree.entries_changed(directory, env.now_ns, links=int(is_directory))
+    tree.save(txn, env.new_ino, inode)
+    tree.save(txn, parent, directory)
+    txn.put(keys.dentry(parent, name), Dentry(env.new_ino, mode >> 12).encode())
+    for xattr_name, value in xattrs.items():
+        txn.put(keys.xattr(env.new_ino, xattr_name), value)
+    usage.change(txn, inodes=1)
+    return pb.EntryReply(attr=inode.to_attr(env.new_ino), parent=directory.to_attr(parent))
+
+
+def _permissions(
+    txn: Transaction, env: Env, parent: int, directory: Inode, mode: int
+) -> tuple[int, dict[bytes, bytes]]:
+    """The mode of a new inode and the access lists it starts with."""
+    if stat.S_ISLNK(mode):
+        return mode, {}
+    value = txn.get(keys.xattr(parent, acl.DEFAULT_NAME)) if directory.xattrs else None
+    if value is None:
+        return mode & ~(env.caller.umask & 0o777), {}
+    access, mode = acl.inherit(acl.parse(value), mode)
+    xattrs = {acl.ACCESS_NAME: acl.serialise(access)} if access else {}
+    if stat.S_ISDIR(mode):
+        xattrs[acl.DEFAULT_NAME] = value
+    return mode, xattrs

@@ -1,0 +1,55 @@
+"""Makes an empty file system: its identity, the root directory and the counters."""
+
+import stat
+from typing import Final
+
+from cairnfs.base.errors import CairnError
+from cairnfs.base.limits import ROOT_INO
+from cairnfs.coordinator import keys
+from cairnfs.coordinator.namespace import tree, usage
+from cairnfs.coordinator.records import Inode
+from cairnfs.engine.interface import ReadTransaction, Transaction
+from cairnfs.rpc.v1 import common_pb2 as pb
+
+FORMAT: Final = b"1"
+_FORMAT_KEY: Final = keys.setting("format")
+_CLUSTER_ID_KEY: Final = keys.setting("cluster_id")
+
+
+def cluster_id(txn: ReadTransaction) -> str | None:
+    """The identity of the file system, or None when the engine is empty."""
+    value = txn.get(_CLUSTER_ID_KEY)
+    return None if value is None else value.decode()
+
+
+def format_file_system(txn: Transaction, new_cluster_id: str, now_ns: int) -> str:
+    """Make the file system unless there is one; returns the cluster id that holds.
+
+    Raises CairnError NOT_SUPPORTED when the metadata have another format than this program's.
+    """
+    existing = cluster_id(txn)
+    if existing is not None:
+        found = txn.get(_FORMAT_KEY)
+        if found != FORMAT:
+            raise CairnError(pb.ERROR_CODE_NOT_SUPPORTED, f"metadata format {found!r}, not {FORMAT!r}")
+        return existing
+    root = Inode(
+        mode=stat.S_IFDIR | 0o755,
+        uid=0,
+        gid=0,
+        nlink=2,
+        rdev=0,
+        size=tree.DIRECTORY_SIZE_BYTES,
+        allocated_bytes=0,
+        atime_ns=now_ns,
+        mtime_ns=now_ns,
+        ctime_ns=now_ns,
+        change=1,
+        xattrs=0,
+        parent=ROOT_INO,
+    )
+    tree.save(txn, ROOT_INO, root)
+    usage.change(txn, inodes=1)
+    txn.put(_FORMAT_KEY, FORMAT)
+    txn.put(_CLUSTER_ID_KEY, new_cluster_id.encode())
+    return new_cluster_id

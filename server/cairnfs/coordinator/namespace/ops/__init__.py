@@ -1,0 +1,1 @@
+"""The namespace operations, one per module, each with its OperationSpec as SPEC."""

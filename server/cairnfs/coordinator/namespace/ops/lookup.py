@@ -1,0 +1,28 @@
+"""lookup: what a name leads to."""
+
+from cairnfs.coordinator.namespace import tree
+from cairnfs.coordinator.namespace.operation import Env, OperationSpec
+from cairnfs.engine.interface import ReadTransaction
+from cairnfs.rpc.v1 import metadata_pb2 as pb
+
+
+def run(txn: ReadTransaction, op: pb.Lookup, _env: Env) -> pb.EntryReply:
+    """The inode, or a reply without `attr` when the directory has no such entry.
+
+    "." and ".." lead to the directory and its parent. Raises CairnError NOT_FOUND (no such directory),
+    NOT_DIRECTORY, INVALID, NAME_TOO_LONG, IO (the inode is missing).
+    """
+    directory = tree.load_directory(txn, op.parent)
+    if op.name == b".":
+        return pb.EntryReply(attr=directory.to_attr(op.parent))
+    if op.name == b"..":
+        return pb.EntryReply(attr=tree.load(txn, directory.parent).to_attr(directory.parent))
+    tree.check_name(op.name)
+    entry = tree.find_entry(txn, op.parent, op.name)
+    if entry is None:
+        return pb.EntryReply()
+    inode = tree.load_target(txn, entry)
+    return pb.EntryReply(attr=inode.to_attr(entry.ino))
+
+
+SPEC = OperationSpec("lookup", "entry", run)

@@ -1,0 +1,74 @@
+"""replace_extents: compaction. Other slices with the same content take the place of a block's slices."""
+
+from cairnfs.base.errors import CairnError
+from cairnfs.base.limits import BLOCK_BYTES, COMMIT_SLICES_MAX
+from cairnfs.coordinator.namespace import tree
+from cairnfs.coordinator.namespace.extents import ExtentEditor, read_block
+from cairnfs.coordinator.namespace.operation import Env, Footprint, MoreSteps, OperationSpec, Touch
+from cairnfs.coordinator.namespace.slices import ChunkLengths, from_message, holders_of, to_message
+from cairnfs.coordinator.records import BlockSlice
+from cairnfs.engine.interface import ReadTransaction, Transaction
+from cairnfs.rpc.v1 import common_pb2, metadata_pb2 as pb
+
+
+def footprint(_txn: ReadTransaction, op: pb.ReplaceExtents) -> Footprint:
+    """The whole inode: its content stays, but others must not go on using the old extents."""
+    return Footprint((Touch(op.ino),))
+
+
+def run(txn: Transaction, op: pb.ReplaceExtents, env: Env) -> pb.CommitWriteReply | MoreSteps:
+    """Replace the slices of one block if they are `expected`; times do not change.
+
+    Raises CairnError CONFLICT, NOT_FOUND, IS_DIRECTORY, INVALID, CHUNK_GONE, OVERLOADED.
+    """
+    tree.require_cover(env, op.ino)
+    inode = tree.load_regular(txn, op.ino)
+    current = read_block(txn, op.ino, op.block)
+    if not _agree(op, current):
+        raise CairnError(common_pb2.ERROR_CODE_CONFLICT, f"block {op.block} of inode {op.ino} changed")
+    new = _new_slices(txn, op, inode.size)
+    editor = ExtentEditor(txn, op.ino)
+    reached = editor.replace(op.block, 0, BLOCK_BYTES, new)
+    editor.finish(env.now_ns, holders_of(op.chunks))
+    inode = inode._replace(
+        allocated_bytes=inode.allocated_bytes + editor.allocated_delta, change=inode.change + 1
+    )
+    tree.save(txn, op.ino, inode)
+    if reached < BLOCK_BYTES:
+        return MoreSteps(_remaining(txn, op))
+    return pb.CommitWriteReply(attr=inode.to_attr(op.ino), most_slices=editor.most_slices)
+
+
+def _agree(op: pb.ReplaceExtents, current: list[BlockSlice]) -> bool:
+    start = op.block * BLOCK_BYTES
+    expected = [(one.offset, one.length, one.chunk_offset, one.chunk_id) for one in op.expected]
+    return expected == [(start + one.offset, one.length, one.chunk_offset, one.chunk_id) for one in current]
+
+
+def _new_slices(txn: Transaction, op: pb.ReplaceExtents, size: int) -> list[BlockSlice]:
+    """The slices asked for, checked to be sorted, disjoint, of this block and inside the file."""
+    if len(op.slices) > COMMIT_SLICES_MAX:
+        raise CairnError(common_pb2.ERROR_CODE_INVALID, f"{len(op.slices)} slices")
+    lengths = ChunkLengths(txn, op.chunks)
+    slices: list[BlockSlice] = []
+    end = 0
+    for message in op.slices:
+        block, one = from_message(message, lengths)
+        if block != op.block or one.offset < end or message.offset + message.length > size:
+            raise CairnError(common_pb2.ERROR_CODE_INVALID, f"slice {message.offset}+{message.length}")
+        slices.append(one)
+        end = one.end
+    return slices
+
+
+def _remaining(txn: Transaction, op: pb.ReplaceExtents) -> pb.ReplaceExtents:
+    """The same request against what the block holds now; what is replaced already costs it little."""
+    remaining = pb.ReplaceExtents()
+    remaining.CopyFrom(op)
+    del remaining.expected[:]
+    for one in read_block(txn, op.ino, op.block):
+        remaining.expected.append(to_message(op.block, one))
+    return remaining
+
+
+SPEC = OperationSpec("replace_extents", "commit_write", run, footprint)

@@ -1,0 +1,30 @@
+"""rmdir: remove an empty directory."""
+
+from cairnfs.base.errors import CairnError
+from cairnfs.coordinator import keys
+from cairnfs.coordinator.namespace import tree
+from cairnfs.coordinator.namespace.operation import Env, OperationSpec
+from cairnfs.coordinator.namespace.ops.unlink import footprint
+from cairnfs.engine.interface import Transaction
+from cairnfs.rpc.v1 import common_pb2, metadata_pb2 as pb
+
+
+def run(txn: Transaction, op: pb.RmDir, env: Env) -> pb.RemoveReply:
+    """Remove the directory. Raises CairnError NOT_FOUND, NOT_DIRECTORY, NOT_EMPTY, INVALID."""
+    tree.check_name(op.name)
+    parent = tree.load_directory(txn, op.parent)
+    entry = tree.require_entry(txn, op.parent, op.name)
+    tree.require_cover(env, entry.ino)
+    inode = tree.load_target(txn, entry)
+    if not tree.is_directory(inode):
+        raise CairnError(common_pb2.ERROR_CODE_NOT_DIRECTORY, f"{op.name!r} in {op.parent}")
+    if not tree.is_empty(txn, entry.ino):
+        raise CairnError(common_pb2.ERROR_CODE_NOT_EMPTY, f"{op.name!r} in {op.parent}")
+    txn.delete(keys.dentry(op.parent, op.name))
+    parent = tree.entries_changed(parent, env.now_ns, links=-1)
+    tree.save(txn, op.parent, parent)
+    inode = tree.drop_link(txn, entry.ino, inode, env.now_ns)
+    return pb.RemoveReply(parent=parent.to_attr(op.parent), attr=inode.to_attr(entry.ino))
+
+
+SPEC = OperationSpec("rmdir", "remove", run, footprint)
