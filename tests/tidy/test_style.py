@@ -5,6 +5,7 @@ import re
 import runpy
 import tomllib
 from collections.abc import Iterator
+from typing import TypeGuard
 
 from tests.tidy.sources import FOLDERS, ROOT, SOURCE_ROOTS, Source, sources
 
@@ -58,18 +59,17 @@ Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 def _public(source: Source) -> Iterator[Definition]:
     """Public definitions of a module, and public methods unless they are explained elsewhere."""
     for node in source.tree.body:
-        if (
-            not isinstance(node, Definition)
-            or node.name.startswith("_")
-            or _decorators(node) & {"def_extern"}
-        ):
-            continue
-        yield node
-        if isinstance(node, ast.ClassDef) and not _explained_elsewhere(source, node):
-            for method in node.body:
-                if isinstance(method, Definition) and not method.name.startswith("_"):
-                    if not _decorators(method) & {"override", "overload", "setter"}:
-                        yield method
+        if _is_public(node):
+            yield node
+            if isinstance(node, ast.ClassDef) and not _explained_elsewhere(source, node):
+                yield from (method for method in node.body if _is_public(method))
+
+
+def _is_public(node: ast.stmt) -> TypeGuard[Definition]:
+    if not isinstance(node, Definition) or node.name.startswith("_"):
+        return False
+    decorators = {ast.unparse(decorator).split("(")[0].split(".")[-1] for decorator in node.decorator_list}
+    return not decorators & {"def_extern", "override", "overload", "setter"}
 
 
 def _explained_elsewhere(source: Source, node: ast.ClassDef) -> bool:
