@@ -217,7 +217,7 @@ def test_a_scan_is_not_disturbed_by_the_changes_of_its_loop(engine: Engine) -> N
 
     def body(transaction: Transaction) -> list[bytes]:
         transaction.put(b"d", b"4")
-        seen = []
+        seen: list[bytes] = []
         for key, _ in transaction.scan(b"a", b"z"):
             seen.append(key)
             transaction.delete(key)

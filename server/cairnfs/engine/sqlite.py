@@ -3,9 +3,12 @@
 Why it is set up as it is: docs/decisions/0001-sqlite-through-apsw.md.
 """
 
+# apsw's stubs use a Buffer type that only Python 3.12 knows.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -222,7 +225,7 @@ class SqliteEngine:
         return True
 
     @contextlib.contextmanager
-    def _reporting(self) -> Iterator[None]:
+    def _reporting(self) -> Generator[None]:
         try:
             yield
         except apsw.Error as error:

@@ -1,6 +1,9 @@
 """A SQLite VFS whose writes and fsyncs fail on request."""
 
-from collections.abc import Iterator
+# apsw's stubs use a Buffer type that only Python 3.12 knows.
+# pyright: reportUnknownMemberType=false
+
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import apsw
@@ -18,12 +21,13 @@ class FaultyVfs(apsw.VFS):
         super().__init__(name, "")
         self.name = name
         self.failing: str | None = None
+        self.log_events: list[str] = []  # "write" and "sync" of write-ahead logs, in order
 
     def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> "FaultyFile":
         return FaultyFile(self, name, flags)
 
     @contextmanager
-    def fault(self, kind: str) -> Iterator[None]:
+    def fault(self, kind: str) -> Generator[None]:
         """Let files fail with `kind` inside."""
         self.failing = kind
         try:
@@ -37,6 +41,7 @@ class FaultyFile(apsw.VFSFile):
 
     def __init__(self, vfs: FaultyVfs, name: str | apsw.URIFilename | None, flags: list[int]) -> None:
         self._vfs = vfs
+        self._is_log = bool(flags[0] & apsw.SQLITE_OPEN_WAL)
         self._is_database = bool(flags[0] & apsw.SQLITE_OPEN_MAIN_DB)
         super().__init__("", name, flags)
 
@@ -51,8 +56,14 @@ class FaultyFile(apsw.VFSFile):
         if self._vfs.failing == "no_database_write" and self._is_database:
             raise apsw.exception_for(apsw.SQLITE_IOERR_WRITE)
         super().xWrite(data, offset)
+        self._note("write")
 
     def xSync(self, flags: int) -> None:
         if self._vfs.failing == "no_sync":
             raise apsw.exception_for(apsw.SQLITE_IOERR_FSYNC)
         super().xSync(flags)
+        self._note("sync")
+
+    def _note(self, event: str) -> None:
+        if self._is_log:
+            self._vfs.log_events.append(event)

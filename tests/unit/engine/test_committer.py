@@ -1,5 +1,6 @@
 """Group commit: order, sharing, delivery, errors and the end."""
 
+import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -200,9 +201,9 @@ def test_no_wake_up_is_lost_between_many_submitting_threads() -> None:
 
     def submits() -> None:
         for _ in range(rounds):
-            answered = threading.Event()
-            committer.submit(append(b"x"), lambda _, answered=answered: answered.set())  # type: ignore[misc]
-            assert answered.wait(timeout=60)
+            answered: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+            committer.submit(append(b"x"), answered.put)
+            assert answered.get(timeout=60).error is None
 
     workers = [threading.Thread(target=submits) for _ in range(threads)]
     for worker in workers:
