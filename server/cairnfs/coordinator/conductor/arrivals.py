@@ -1,0 +1,172 @@
+"""How sessions begin and come back: Hello, what it reclaims, Welcome."""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from cairnfs.base.errors import CairnError
+from cairnfs.base.ids import new_id
+from cairnfs.base.limits import BLOCK_BYTES, ROOT_INO, SESSIONS_MAX
+from cairnfs.coordinator import sessions as session_records
+from cairnfs.coordinator.conductor.context import Context, explain, log
+from cairnfs.coordinator.conductor.locking import Locking
+from cairnfs.coordinator.leases import NONE, READ, WRITE
+from cairnfs.coordinator.namespace.operation import Env
+from cairnfs.coordinator.sessions import Session, check_hello
+from cairnfs.engine.interface import Outcome
+from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
+
+_ROOT: Final = pb.Caller(uid=0, gid=0)
+
+
+class Arrivals:
+    """Answers Hello."""
+
+    def __init__(self, context: Context, locking: Locking, attached: Callable[[int, Session], None]) -> None:
+        """`attached` is told the session of a connection before its Welcome is sent."""
+        self._context = context
+        self._locking = locking
+        self._attached = attached
+
+    def hello(self, connection: int, hello: pb.Hello) -> None:
+        """Begin a session on this connection, or continue one."""
+        context = self._context
+        try:
+            check_hello(hello, context.config.cluster_id)
+            root = self._root(hello.subdir)
+            session = context.sessions.get(hello.session_id) if hello.session_id else None
+            if session is not None and session.alive:
+                self._resume(connection, session, hello, root)
+            elif hello.session_id and context.sessions.expects(hello.session_id):
+                self._restore(connection, hello, root)
+            elif len(context.sessions) >= SESSIONS_MAX:
+                raise CairnError(common.ERROR_CODE_OVERLOADED, "too many sessions")
+            else:
+                self._begin(connection, hello, root)
+        except Exception as error:  # noqa: BLE001 - one client must not take the others down
+            self._refuse(connection, error)
+
+    # ------------------------------------------------------------------ new, restored, resumed
+
+    def _begin(self, connection: int, hello: pb.Hello, root: common.Attr) -> None:
+        session = Session(new_id())
+        self._introduce(session, hello)
+
+        def saved(outcome: Outcome) -> None:
+            if outcome.error is not None:
+                self._refuse(connection, outcome.error)
+                return
+            session.heard(self._context.clock.monotonic(), self._context.clock.wall_ns() // 1_000_000)
+            self._context.sessions.add(session)
+            log.info("session_began", session=session.id, description=session.description)
+            self._attach(connection, session)
+            self._welcome(session, root, pb.Welcome())
+
+        self._context.commit(session_records.save(session), saved)
+
+    def _restore(self, connection: int, hello: pb.Hello, root: common.Attr) -> None:
+        """A session from before this coordinator started: its word is all there is, and is good."""
+        session = Session(hello.session_id)
+        self._introduce(session, hello)
+        seqs = self._context.read(lambda txn: session_records.recorded_seqs(txn, session.id))
+        session.recorded.extend(seqs)
+        session.max_seq = max(seqs, default=0)
+        self._context.sessions.add(session)
+        welcome = pb.Welcome(resumed=True)
+        leases = self._context.leases
+        for ino in hello.write_leases:
+            if any(holder != session.id for holder in leases.holders(ino)):
+                welcome.lost_write_leases.append(ino)
+            else:
+                leases.grant_write(session.id, ino)
+        for ino in hello.read_leases:
+            if leases.writer(ino) not in (None, session.id):
+                welcome.lost_read_leases.append(ino)
+            else:
+                leases.grant_read(session.id, ino)
+        welcome.lost_locks.extend(lock for lock in hello.locks if not self._locking.reclaim(session, lock))
+        self._note_opens(session, hello)
+        log.info("session_restored", session=session.id, description=session.description)
+        self._attach(connection, session)
+        self._welcome(session, root, welcome)
+
+    def _resume(self, connection: int, session: Session, hello: pb.Hello, root: common.Attr) -> None:
+        """A session that this coordinator knows: what both sides know of stays; recalls are sent again."""
+        context, leases = self._context, self._context.leases
+        self._introduce(session, hello)
+        if session.connection is not None:
+            context.close(session.connection)
+        welcome = pb.Welcome(resumed=True)
+        claimed = {*hello.read_leases, *hello.write_leases}
+        for ino in [ino for ino in leases.held(session.id) if ino not in claimed]:
+            if not context.recalls.wanted(session.id, ino):
+                leases.drop(session.id, ino)
+        welcome.lost_write_leases.extend(
+            ino for ino in hello.write_leases if leases.kind(session.id, ino) != WRITE
+        )
+        for ino in hello.read_leases:
+            kind = leases.kind(session.id, ino)
+            if kind == NONE:
+                welcome.lost_read_leases.append(ino)
+            elif kind != READ and not context.recalls.wanted(session.id, ino):
+                leases.downgrade(session.id, ino)
+        self._note_opens(session, hello)
+        self._attach(connection, session)
+        self._welcome(session, root, welcome)
+        for recall in context.recalls.of_session(session.id):
+            context.emit(session, pb.Event(recall=recall.message))
+
+    # ------------------------------------------------------------------ parts
+
+    def _introduce(self, session: Session, hello: pb.Hello) -> None:
+        clock = self._context.clock
+        session.description = hello.description
+        session.read_only = hello.read_only
+        session.heard(clock.monotonic(), clock.wall_ns() // 1_000_000)
+        session.acknowledge(hello.acknowledged_seq)
+
+    def _note_opens(self, session: Session, hello: pb.Hello) -> None:
+        for ino in hello.open_inodes:
+            self._context.leases.note_open(session.id, ino, write=False)
+        for ino in hello.open_for_write:
+            self._context.leases.note_open(session.id, ino, write=True)
+
+    def _attach(self, connection: int, session: Session) -> None:
+        session.connection = connection
+        self._attached(connection, session)
+
+    def _welcome(self, session: Session, root: common.Attr, welcome: pb.Welcome) -> None:
+        config = self._context.config
+        welcome.session_id = session.id
+        welcome.incarnation = config.incarnation
+        welcome.cluster_id = config.cluster_id
+        welcome.lease_ms = int(config.lease_s * 1_000)
+        welcome.root.CopyFrom(root)
+        welcome.cluster_map.CopyFrom(self._context.cluster_map())
+        welcome.replicas = config.replicas
+        welcome.chunk_bytes = BLOCK_BYTES
+        self._context.emit(session, pb.Event(welcome=welcome))
+
+    def _refuse(self, connection: int, error: Exception) -> None:
+        code, message = explain(error, "hello")
+        self._context.send(connection, pb.Event(end=pb.SessionEnd(code=code, message=message)))
+        self._context.close(connection)
+
+    def _root(self, subdir: str) -> common.Attr:
+        """Attributes of the directory to mount. Raises CairnError."""
+        registry = self._context.registry
+        lookup, get_attr = registry["lookup"], registry["get_attr"]
+        names = [name for name in subdir.encode(errors="surrogateescape").split(b"/") if name]
+        env = Env(_ROOT, self._context.clock.wall_ns())
+
+        def walk(txn: Any) -> common.Attr:
+            ino = ROOT_INO
+            for name in names:
+                entry = lookup.run(txn, pb.Lookup(parent=ino, name=name), env)
+                if not entry.HasField("attr"):
+                    raise CairnError(common.ERROR_CODE_NOT_FOUND, f"no directory {subdir}")
+                ino = entry.attr.ino
+            attr: common.Attr = get_attr.run(txn, pb.GetAttr(ino=ino), env).attr
+            return attr
+
+        found: common.Attr = self._context.read(walk)
+        return found

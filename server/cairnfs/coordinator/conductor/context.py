@@ -1,0 +1,171 @@
+"""What all parts of the conductor share: the tables, the clock, the engine's snapshot, the effects to be."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from cairnfs.base.clock import Clock
+from cairnfs.base.errors import CairnError
+from cairnfs.base.limits import LEASE_S
+from cairnfs.base.logs import get_logger
+from cairnfs.coordinator.leases import LeaseTable
+from cairnfs.coordinator.locks import LockTable
+from cairnfs.coordinator.namespace.operation import OperationSpec
+from cairnfs.coordinator.recalls import RecallBook, Waiter
+from cairnfs.coordinator.sessions import Session, SessionTable
+from cairnfs.engine.interface import EngineError, Operation, Outcome
+from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
+
+log = get_logger(__name__)
+
+Done = Callable[[Outcome], None]
+Read = Callable[[Callable[[Any], Any]], Any]  # runs a function on a ReadTransaction
+
+
+class InodeNumbers(Protocol):
+    """Where new inode numbers come from (namespace.ids.IdAllocator)."""
+
+    @property
+    def wants_refill(self) -> bool: ...
+    def add(self, numbers: range) -> None: ...
+    def take(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What the conductor must know of the cluster; `lease_s` in seconds."""
+
+    cluster_id: str
+    incarnation: int
+    replicas: int = 2
+    lease_s: float = LEASE_S
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Run `operation` in a group commit and give its outcome to `Conductor.committed` with `token`."""
+
+    operation: Operation
+    token: Done
+
+
+@dataclass(slots=True)
+class Effects:
+    """What to do after one step: commits in order, events per connection in order, connections to close.
+
+    A connection is closed after its events have been sent.
+    """
+
+    commits: list[Commit] = field(default_factory=list[Commit])
+    sends: dict[int, list[pb.Event]] = field(default_factory=dict[int, list[pb.Event]])
+    closes: list[int] = field(default_factory=list[int])
+
+
+class Context:
+    """The state of one coordinator's conductor."""
+
+    def __init__(
+        self,
+        config: Config,
+        clock: Clock,
+        registry: dict[str, OperationSpec],
+        read: Read,
+        numbers: InodeNumbers,
+        cluster_map: Callable[[], common.ClusterMap],
+    ) -> None:
+        self.config: Final = config
+        self.clock: Final = clock
+        self.registry: Final = registry
+        self.read: Final = read
+        self.numbers: Final = numbers
+        self.cluster_map: Final = cluster_map
+        self.sessions: Final = SessionTable(config.lease_s)
+        self.leases: Final = LeaseTable()
+        self.recalls: Final = RecallBook(config.lease_s, config.incarnation)
+        self.locks: Final = LockTable()
+        self.effects = Effects()
+
+    # ------------------------------------------------------------------ effects
+
+    def take_effects(self) -> Effects:
+        """What this step came to."""
+        for recall in self.recalls.take_unsent():
+            session = self.sessions.get(recall.session_id)
+            if session is not None:
+                self.emit(session, pb.Event(recall=recall.message))
+        effects, self.effects = self.effects, Effects()
+        return effects
+
+    def commit(self, operation: Operation, token: Done) -> None:
+        """Have `operation` committed; `token` gets its outcome."""
+        self.effects.commits.append(Commit(operation, token))
+
+    def emit(self, session: Session, event: pb.Event) -> None:
+        """Send `event`, if the session is connected; else its client will ask again."""
+        if session.connection is not None:
+            self.send(session.connection, event)
+
+    def send(self, connection: int, event: pb.Event) -> None:
+        """Send `event` on a connection, in the order of the calls."""
+        events = self.effects.sends.get(connection)
+        if events is None:
+            events = self.effects.sends[connection] = []
+        events.append(event)
+
+    def close(self, connection: int) -> None:
+        """Close the connection after what was sent on it."""
+        self.effects.closes.append(connection)
+
+    # ------------------------------------------------------------------ replies
+
+    def reply(self, session: Session, event: pb.Event) -> None:
+        """Answer a request of `session` with `event.reply`."""
+        session.in_flight.pop(event.reply.seq, None)
+        self.emit(session, event)
+
+    def fail(self, session: Session, seq: int, error: Exception, operation: str) -> None:
+        """Answer a request with an error; what is not a CairnError is a bug or the engine's failure."""
+        self.reply(session, failure(seq, error, operation))
+
+    # ------------------------------------------------------------------ recalls
+
+    def recall(self, waiter: Waiter | None, session_id: str, item: pb.RecallItem) -> None:
+        """Have the session give up `item`; `waiter` waits for that."""
+        self.recalls.ask(waiter, session_id, item, self.clock.monotonic())
+
+    def grant_read(self, session_id: str, ino: int) -> None:
+        """Record a READ lease (or leave a WRITE lease of the same session alone)."""
+        self.leases.grant_read(session_id, ino)
+        self.recalls.granted(session_id, ino)
+
+    def grant_write(self, session_id: str, ino: int) -> None:
+        """Record the WRITE lease."""
+        self.leases.grant_write(session_id, ino)
+        self.recalls.granted(session_id, ino)
+
+
+def answer(seq: int, result: str, value: Any) -> pb.Event:
+    """An event with the reply whose result field is `value` (None: no result)."""
+    event = pb.Event()
+    event.reply.seq = seq
+    if value is not None:
+        getattr(event.reply, result).CopyFrom(value)
+    return event
+
+
+def failure(seq: int, error: Exception, operation: str) -> pb.Event:
+    """An event with the reply that tells of `error`."""
+    event = pb.Event()
+    event.reply.seq = seq
+    event.reply.error, event.reply.detail = explain(error, operation)
+    return event
+
+
+def explain(error: Exception, operation: str) -> "tuple[common.ErrorCode.ValueType, str]":
+    """The error code and detail that a client is told; what nobody expected is logged."""
+    if isinstance(error, CairnError):
+        return error.code, error.detail
+    if isinstance(error, EngineError):
+        return common.ERROR_CODE_UNAVAILABLE, f"metadata engine: {error}"
+    log.error("operation_failed_unexpectedly", operation=operation, exc_info=error)
+    return common.ERROR_CODE_INTERNAL, f"{type(error).__name__} in {operation}"

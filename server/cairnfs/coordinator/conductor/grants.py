@@ -1,0 +1,99 @@
+"""Which leases ride on which reply: one entry per kind of result.
+
+`inodes_returned` says whose attributes a result carries; `grant` fills in the lease fields.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from cairnfs.coordinator.conductor.context import Context
+from cairnfs.coordinator.leases import NONE, READ, WRITE
+from cairnfs.rpc.v1 import metadata_pb2 as pb
+
+
+class Grants:
+    """Gives out leases with replies, as far as pending changes and WRITE leases of others allow."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._granters: Final[dict[str, Callable[[str, Any, pb.Reply, str | None], None]]] = {
+            "entry": self._entry,
+            "attr": self._attr,
+            "xattr": self._xattr,
+            "readdir": self._readdir,
+        }
+
+    def grant(self, session_id: str, op: Any, reply: pb.Reply, result: str, *, changed: bool) -> None:
+        """Fill in the lease fields of `reply` to `op`, recording what is granted.
+
+        `changed`: the reply is that of a change which is durable, so that other changes of the same session
+        do not make it stale: their replies come later.
+        """
+        granter = self._granters.get(result)
+        if granter is not None:
+            granter(session_id, op, reply, session_id if changed else None)
+
+    def lease(self, session_id: str, ino: int, besides: str | None = None) -> "pb.LeaseKind.ValueType":
+        """The lease that attributes of `ino`, read just now, can be sent with; it is recorded."""
+        leases = self._context.leases
+        if leases.blocked(ino, besides=besides):
+            return NONE
+        writer = leases.writer(ino)
+        if writer is not None:
+            return WRITE if writer == session_id else NONE
+        self._context.grant_read(session_id, ino)
+        return READ
+
+    def pages(self, session_id: str, ino: int) -> "pb.LeaseKind.ValueType":
+        """The lease for extents, which the kernel's pages make necessary even while a change is pending.
+
+        No other session may hold the WRITE lease.
+        """
+        context = self._context
+        for change in context.leases.pending(ino):
+            change.granted_meanwhile(session_id, ino)
+        context.grant_read(session_id, ino)
+        return context.leases.kind(session_id, ino)
+
+    def learned(self, session_id: str, touches: Iterable[tuple[int, tuple[bytes, ...]]]) -> None:
+        """The session is told entries that it changed itself; changes of others still pending on the same
+        entries recalled them from it before, and must do so again.
+        """
+        leases = self._context.leases
+        for ino, names in touches:
+            for change in leases.pending(ino) if names else ():
+                if change.session_id != session_id and not set(change.touches[ino].names).isdisjoint(names):
+                    change.granted_meanwhile(session_id, ino)
+
+    # ------------------------------------------------------------------ kinds of results
+
+    def _entry(self, session_id: str, op: Any, reply: pb.Reply, besides: str | None) -> None:
+        entry = reply.entry
+        if not self._context.leases.blocked(op.parent, op.name, besides):
+            self._context.grant_read(session_id, op.parent)
+            entry.parent_leased = True
+        if entry.HasField("attr"):
+            entry.lease = self.lease(session_id, entry.attr.ino, besides)
+
+    def _attr(self, session_id: str, _op: Any, reply: pb.Reply, besides: str | None) -> None:
+        reply.attr.lease = self.lease(session_id, reply.attr.attr.ino, besides)
+
+    def _xattr(self, session_id: str, op: Any, reply: pb.Reply, besides: str | None) -> None:
+        reply.xattr.lease = self.lease(session_id, op.ino, besides)
+
+    def _readdir(self, session_id: str, op: Any, reply: pb.Reply, besides: str | None) -> None:
+        listing = reply.readdir
+        listing.leased = self.lease(session_id, op.ino, besides) != NONE
+        for entry in listing.entries:
+            entry.lease = self.lease(session_id, entry.attr.ino, besides)
+
+
+def inodes_returned(result: str, op: Any, value: Any) -> list[int]:
+    """Regular files (and perhaps others) whose attributes or extents `value` tells."""
+    if result == "entry":
+        return [value.attr.ino] if value.HasField("attr") else []
+    if result == "readdir":
+        return [entry.attr.ino for entry in value.entries]
+    if result in ("attr", "xattr", "extents", "open"):
+        return [op.ino]
+    return []

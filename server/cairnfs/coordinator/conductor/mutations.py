@@ -1,0 +1,304 @@
+"""Changes: recall what conflicts, commit, recall what was granted meanwhile, reply."""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from cairnfs.base.errors import CairnError
+from cairnfs.base.limits import FOOTPRINT_RETRIES_MAX
+from cairnfs.coordinator import keys
+from cairnfs.coordinator.conductor.context import Context, answer
+from cairnfs.coordinator.conductor.grants import Grants
+from cairnfs.coordinator.conductor.opens import Opens
+from cairnfs.coordinator.conductor.orphans import Orphans
+from cairnfs.coordinator.leases import NONE, READ, Pending
+from cairnfs.coordinator.namespace.ids import reserve_inode_numbers
+from cairnfs.coordinator.namespace.operation import (
+    Env,
+    Footprint,
+    FootprintChanged,
+    MoreSteps,
+    OperationSpec,
+    Touch,
+)
+from cairnfs.coordinator.sessions import Session
+from cairnfs.engine.interface import EngineBroken, Operation, Outcome, Transaction
+from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
+
+_OPEN_TRUNCATE: Final = "open_truncate"
+
+
+class Mutation(Pending):
+    """One change of one session, from its arrival to its reply."""
+
+    __slots__ = (
+        "attempts",
+        "env",
+        "error",
+        "event",
+        "flow",
+        "op",
+        "original",
+        "seq",
+        "session",
+        "spec",
+        "stepped",
+    )
+
+    def __init__(
+        self, flow: "Mutations", session: Session, seq: int, spec: OperationSpec, op: Any, env: Env
+    ) -> None:
+        super().__init__(session.id)
+        self.flow = flow
+        self.session = session
+        self.seq = seq
+        self.spec = spec
+        self.original = op
+        self.op = op  # what is left of it, when it goes in steps
+        self.env = env
+        self.attempts = 0
+        self.stepped = False
+        self.event: pb.Event | None = None  # the answer, once it is durable
+        self.error: Exception | None = None
+
+    def proceed(self) -> None:
+        """All recalls were answered."""
+        if self.event is not None or self.error is not None:
+            self.flow.finish(self)
+        else:
+            self.flow.submit(self)
+
+
+class Mutations:
+    """Runs mutations, any number at once; they wait for recalls only."""
+
+    def __init__(self, context: Context, grants: Grants, opens: Opens, orphans: Orphans) -> None:
+        self._context = context
+        self._grants = grants
+        self._opens = opens
+        self._orphans = orphans
+        self._starved: list[Mutation] = []
+        self._refilling = False
+
+    def start(self, session: Session, seq: int, caller: pb.Caller, spec: OperationSpec, op: Any) -> None:
+        """Begin a request that was not executed before."""
+        env = Env(caller, self._context.clock.wall_ns())
+        mutation = Mutation(self, session, seq, spec, op, env)
+        session.in_flight[seq] = mutation
+        self._begin(mutation)
+
+    # ------------------------------------------------------------------ recalls first
+
+    def _begin(self, mutation: Mutation) -> None:
+        context = self._context
+        plan = mutation.spec.footprint
+        assert plan is not None
+        if mutation.spec.creates_inode and not mutation.env.new_ino and not self._number(mutation):
+            return
+        try:
+            footprint: Footprint = context.read(lambda txn: plan(txn, mutation.op))
+        except Exception as error:  # noqa: BLE001 - a bug in one operation must not end the stream
+            mutation.error = error
+            self.finish(mutation)
+            return
+        mutation.env.footprint = footprint
+        mutation.touches = _merged(footprint, mutation.env.new_ino)
+        context.leases.add_pending(mutation)
+        for touch in mutation.touches.values():
+            for holder in context.leases.holders(touch.ino):
+                if holder != mutation.session_id:
+                    self._recall(mutation, holder, touch)
+        if not mutation.waits:
+            self.submit(mutation)
+
+    def _recall(self, waiter: Mutation | None, holder: str, touch: Touch) -> None:
+        """Recall what `touch` changes. A WRITE lease always goes whole: what is unsent must be flushed."""
+        kind = self._context.leases.kind(holder, touch.ino)
+        if kind == NONE:
+            return
+        item = pb.RecallItem(ino=touch.ino)
+        if kind == READ:
+            item.names.extend(touch.names)
+            item.attributes_only = touch.attributes_only
+        self._context.recall(waiter, holder, item)
+
+    # ------------------------------------------------------------------ commit
+
+    def submit(self, mutation: Mutation) -> None:
+        """Commit the change, or its next step."""
+        if not mutation.session.alive:
+            self._abandon(mutation)
+            return
+        spec, env, op = mutation.spec, mutation.env, mutation.op
+        key = keys.reply(mutation.session_id, mutation.seq)
+        seq, result, run = mutation.seq, spec.result, spec.run
+
+        def body(txn: Transaction) -> pb.Event | MoreSteps:
+            value = run(txn, op, env)
+            if isinstance(value, MoreSteps):
+                return value
+            event = answer(seq, result, value)
+            txn.put(key, event.reply.SerializeToString())
+            return event
+
+        locks = (key, *(keys.inode(ino) for ino in mutation.touches))
+        self._context.commit(Operation(body, locks), _outcome_for(self, mutation))
+
+    def committed(self, mutation: Mutation, outcome: Outcome) -> None:
+        """The commit is durable, or has left no change."""
+        context = self._context
+        error = outcome.error
+        if isinstance(error, EngineBroken):
+            return  # not known whether it happened: the client asks again after the restart
+        if error is None and isinstance(outcome.value, MoreSteps):
+            mutation.stepped = True
+            mutation.op = outcome.value.request
+            mutation.env.now_ns = context.clock.wall_ns()
+            self.submit(mutation)
+            return
+        context.leases.remove_pending(mutation)
+        if isinstance(error, FootprintChanged) and mutation.session.alive:
+            mutation.attempts += 1
+            if mutation.attempts <= FOOTPRINT_RETRIES_MAX:
+                self._begin(mutation)
+                return
+            error = CairnError(common.ERROR_CODE_OVERLOADED, "the names kept changing")
+        if error is None:
+            mutation.event = outcome.value
+            mutation.session.recorded.append(mutation.seq)
+            self._note_removed(mutation)
+        else:
+            mutation.error = error
+        if (error is None or mutation.stepped) and mutation.provisional:
+            self._recall_provisional(mutation, mutation)
+        if not mutation.waits:
+            self.finish(mutation)
+
+    def _recall_provisional(self, mutation: Mutation, waiter: Mutation | None) -> None:
+        for holder, ino in sorted(mutation.provisional or ()):
+            touch = mutation.touches.get(ino)
+            if touch is not None and holder != mutation.session_id:
+                self._recall(waiter, holder, touch)
+
+    def _note_removed(self, mutation: Mutation) -> None:
+        """Remember who has a file open whose last link went, and let it be reaped later."""
+        assert mutation.event is not None
+        reply = mutation.event.reply
+        removed = _removed(reply)
+        if removed is None or removed.nlink:
+            return
+        opened_meanwhile = (mutation.session_id, removed.ino) in (mutation.provisional or ())
+        if mutation.session.alive and (mutation.original.keep_open or opened_meanwhile):
+            self._context.leases.note_open(mutation.session_id, removed.ino, write=True)
+        else:
+            self._context.leases.drop(mutation.session_id, removed.ino)
+        self._orphans.add(removed.ino)
+
+    # ------------------------------------------------------------------ reply
+
+    def finish(self, mutation: Mutation) -> None:
+        """Reply; nobody has anything left that the change made stale."""
+        session, event = mutation.session, mutation.event
+        if event is None:
+            assert mutation.error is not None
+            self._context.fail(session, mutation.seq, mutation.error, mutation.spec.name)
+            return
+        removed = _removed(event.reply)
+        if session.alive and mutation.spec.name == _OPEN_TRUNCATE:
+            self._opens.start(session, mutation.seq, mutation.env.caller, mutation.original)
+        elif session.alive:
+            self._grant(mutation, event.reply)
+            self._context.reply(session, event)
+        else:
+            session.in_flight.pop(mutation.seq, None)
+        if removed is not None and not removed.nlink:
+            self._orphans.check(removed.ino)
+
+    def _grant(self, mutation: Mutation, reply: pb.Reply) -> None:
+        """Fill in the leases. A file made and opened at once is its maker's to write."""
+        op, session_id = mutation.original, mutation.session_id
+        self._grants.learned(session_id, ((ino, touch.names) for ino, touch in mutation.touches.items()))
+        self._grants.grant(session_id, op, reply, mutation.spec.result, changed=True)
+        if mutation.spec.name != "mknod" or not op.open or reply.entry.attr.ino != mutation.env.new_ino:
+            return
+        ino = mutation.env.new_ino
+        leases = self._context.leases
+        if all(holder == session_id for holder in leases.holders(ino)) and not leases.is_open(ino):
+            for change in leases.pending(ino):
+                change.granted_meanwhile(session_id, ino)
+            self._context.grant_write(session_id, ino)
+            reply.entry.lease = pb.LEASE_KIND_WRITE
+
+    def replay(
+        self, session: Session, seq: int, caller: pb.Caller, name: str, op: Any, record: bytes
+    ) -> None:
+        """Answer a change that was executed before. Its leases may have gone since, so it carries none."""
+        if name == _OPEN_TRUNCATE:
+            self._opens.start(session, seq, caller, op)
+            return
+        event = pb.Event()
+        event.reply.MergeFromString(record)
+        self._context.reply(session, event)
+
+    def _abandon(self, mutation: Mutation) -> None:
+        """The session ended before the change was committed."""
+        self._context.leases.remove_pending(mutation)
+        mutation.session.in_flight.pop(mutation.seq, None)
+        if mutation.stepped:
+            self._recall_provisional(mutation, None)
+
+    # ------------------------------------------------------------------ inode numbers
+
+    def _number(self, mutation: Mutation) -> bool:
+        """Give the change an inode number; without one it waits for the next range."""
+        numbers = self._context.numbers
+        if numbers.wants_refill and not self._refilling:
+            self._refilling = True
+            self._context.commit(Operation(reserve_inode_numbers), self._refilled)
+        try:
+            mutation.env.new_ino = numbers.take()
+        except IndexError:
+            self._starved.append(mutation)
+            return False
+        return True
+
+    def _refilled(self, outcome: Outcome) -> None:
+        self._refilling = False
+        starved, self._starved = self._starved, []
+        if outcome.error is None:
+            self._context.numbers.add(outcome.value)
+            for mutation in starved:
+                self._begin(mutation)
+            return
+        for mutation in starved:
+            mutation.error = outcome.error
+            self.finish(mutation)
+
+
+def _outcome_for(flow: Mutations, mutation: Mutation) -> Callable[[Outcome], None]:
+    return lambda outcome: flow.committed(mutation, outcome)
+
+
+def _merged(footprint: Footprint, new_ino: int) -> dict[int, Touch]:
+    """The touches by inode; of two on the same inode, what both allow to keep."""
+    touches: dict[int, Touch] = {}
+    for touch in footprint.touches:
+        other = touches.get(touch.ino)
+        if other is not None:
+            names = (*other.names, *touch.names) if other.names and touch.names else ()
+            attributes_only = other.attributes_only and touch.attributes_only
+            touch = Touch(touch.ino, names, attributes_only)
+        touches[touch.ino] = touch
+    if new_ino:
+        touches[new_ino] = Touch(new_ino)
+    return touches
+
+
+def _removed(reply: pb.Reply) -> common.Attr | None:
+    """The inode that may have lost its last link."""
+    match reply.WhichOneof("result"):
+        case "remove":
+            return reply.remove.attr
+        case "rename" if reply.rename.HasField("replaced"):
+            return reply.rename.replaced
+        case _:
+            return None
