@@ -88,10 +88,11 @@ NODE_PENALTY_S: Final = 10.0  # a datanode that failed is tried last for so long
 
 # ------------------------------------------------------------------ upkeep of stored data
 LOW_SPACE_BYTES: Final = 1 * GIB  # below this, clients wait for their data at close
-COPIES_PER_NODE_MAX: Final = 4  # repair copies that one node sends or receives at a time
-COPIES_MAX: Final = 64  # repair copies running in the cluster
+COPIES_PER_NODE_MAX: Final = 32  # repair copies that one node sends or receives at a time
+COPY_BYTES_PER_NODE_MAX: Final = 32 * MIB  # and what they may carry together
+COPIES_MAX: Final = 512  # repair copies running in the cluster
 REPAIR_QUEUE_MAX: Final = 100_000  # known candidates; the rest is found by the next scan
-TASKS_PER_HEARTBEAT_MAX: Final = 16
+TASKS_PER_HEARTBEAT_MAX: Final = 64
 TASKS_QUEUED_MAX: Final = 4_096  # per node
 RESULTS_PER_HEARTBEAT_MAX: Final = 1_024
 DELETE_BATCH_MAX: Final = 512  # chunks per delete task
@@ -172,6 +173,8 @@ assert RECONNECT_MIN_S < RECONNECT_MAX_S < LEASE_S - CLIENT_DOUBT_S
 assert TRANSFER_PROGRESS_S < TRANSFER_DEADLINE_S < GARBAGE_GRACE_S
 assert HEDGE_MIN_S < HEDGE_MAX_S < TRANSFER_PROGRESS_S
 assert BUSY_HEARTBEAT_S < NODE_HEARTBEAT_S < TASK_DEADLINE_S < GARBAGE_GRACE_S
+assert COPIES_PER_NODE_MAX < TASKS_PER_HEARTBEAT_MAX
+assert COPY_BYTES_PER_NODE_MAX >= CHUNK_MAX_BYTES
 assert REPLICA_CHANGES_PER_COMMIT * 2 < TRANSACTION_MAX_KEYS
 assert CHUNK_REPORT_INTERVAL_S > SCAN_INTERVAL_S > GARBAGE_GRACE_S
 assert RPC_DEADLINE_S < FUSE_DEADLINE_S < FUSE_FLUSH_DEADLINE_S

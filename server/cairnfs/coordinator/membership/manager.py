@@ -164,7 +164,7 @@ class NodeManager:
         return [node for node in self._nodes.values() if node.usable]
 
     def wanted_replicas(self) -> int:
-        """How many replicas a chunk should have now: as configured, as far as there are nodes to keep them."""
+        """How many replicas a chunk should have: as configured, as far as there are nodes to keep them."""
         keepers = sum(1 for node in self._nodes.values() if self.keeps_replicas(node.number))
         return max(1, min(self.replicas, keepers))
 

@@ -1,4 +1,4 @@
-"""One datanode as the coordinator sees it: identity, state, disk, and how far its store counter was known when."""
+"""One datanode as the coordinator sees it: identity, state, disk, and its store counter over time."""
 
 from collections import deque
 from dataclasses import dataclass, field

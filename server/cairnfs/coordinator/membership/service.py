@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any, Final
 
 from cairnfs.base import limits
@@ -20,6 +21,13 @@ log = get_logger(__name__)
 
 REPORTS_AT_ONCE: Final = 2
 _STEP_PAUSE_S: Final = 0.002
+
+
+@dataclass(slots=True)
+class _Sender:
+    """Whose report a stream carries; 0 until the first part was accepted."""
+
+    number: int = 0
 
 
 class NodesService(nodes_pb2_grpc.NodesServicer):
@@ -76,45 +84,46 @@ class NodesService(nodes_pb2_grpc.NodesServicer):
         self, request_iterator: AsyncIterator[nodes_pb2.ChunkReport], context: Any
     ) -> nodes_pb2.ChunkReportReply:
         """Collect a report; when it is complete, reconcile it before answering."""
+        sender = _Sender()
         try:
-            node, listing = await self._collect(request_iterator)
-            await self._reconcile(node, listing)
+            listing = await self._collect(request_iterator, sender)
+            async with self._report_slots:
+                await self._reconcile(sender.number, listing)
         except (CairnError, EngineError) as error:
             code, detail = _refusal("chunk report", error)
             return nodes_pb2.ChunkReportReply(error=code, detail=detail)
+        finally:
+            self._reporting.discard(sender.number)
         return nodes_pb2.ChunkReportReply()
 
-    async def _collect(self, parts: AsyncIterator[nodes_pb2.ChunkReport]) -> tuple[int, ChunkListing]:
+    async def _collect(self, parts: AsyncIterator[nodes_pb2.ChunkReport], sender: _Sender) -> ChunkListing:
         listing = ChunkListing()
-        number = 0
         async for part in parts:
-            sender = self._manager.identified(part.node, part.uuid).number
-            if number not in (0, sender):
+            number = self._manager.identified(part.node, part.uuid).number
+            if sender.number == 0:
+                self._admit(number)
+                sender.number = number
+            elif number != sender.number:
                 raise CairnError(common_pb2.ERROR_CODE_INVALID, "one report of two datanodes")
-            number = sender
             listing.add(part)
             if listing.complete:
-                return number, listing
+                return listing
         raise CairnError(common_pb2.ERROR_CODE_INVALID, "the report ended before its end; it changes nothing")
 
-    async def _reconcile(self, node: int, listing: ChunkListing) -> None:
-        if node in self._reporting:
-            raise CairnError(common_pb2.ERROR_CODE_OVERLOADED, "an earlier report is still being reconciled")
-        self._reporting.add(node)
-        try:
-            async with self._report_slots:
-                await self._reconcile_now(node, listing)
-        finally:
-            self._reporting.discard(node)
+    def _admit(self, number: int) -> None:
+        """One report of a node at a time, so that a second one was listed after the first was judged."""
+        if number in self._reporting:
+            raise CairnError(common_pb2.ERROR_CODE_OVERLOADED, "an earlier report is still under way")
+        self._reporting.add(number)
 
-    async def _reconcile_now(self, node: int, listing: ChunkListing) -> None:
+    async def _reconcile(self, node: int, listing: ChunkListing) -> None:
         reconciliation = self._upkeep.begin_report(node, listing)
+
         finished = False
         try:
             more = True
             while more:
-                now = self._clock.monotonic()
-                more = self._store.read(lambda txn, now=now: reconciliation.step(txn, now))
+                more = self._store.read(reconciliation.step)
                 await asyncio.sleep(_STEP_PAUSE_S)  # clients go first
             self._upkeep.end_report(node, reconciliation, self._clock.monotonic())
             finished = True

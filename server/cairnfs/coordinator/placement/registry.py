@@ -8,7 +8,10 @@ from cairnfs.coordinator.placement.first_healthy import FirstHealthySelector
 from cairnfs.coordinator.placement.selector import Selector
 
 ENTRY_POINT_GROUP: Final = "cairnfs.selectors"
-_BUILT_IN: Final = {"capacity": CapacitySelector, "first-healthy": FirstHealthySelector}
+_BUILT_IN: Final[dict[str, type[Selector]]] = {
+    "capacity": CapacitySelector,
+    "first-healthy": FirstHealthySelector,
+}
 
 
 def load_selector(name: str) -> Selector:

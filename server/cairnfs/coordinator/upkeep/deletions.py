@@ -17,25 +17,26 @@ class Deleter:
     asked to store since. So a client that stored a chunk has the grace time to commit it.
     """
 
-    def __init__(self, manager: NodeManager, board: TaskBoard) -> None:
+    def __init__(self, manager: NodeManager, board: TaskBoard, now: Callable[[], float]) -> None:
+        """`now` tells the time when a deletion is ordered, often in the wake of a commit."""
         self._manager = manager
+        self._now = now
         self._board = board
         self._vanishing: dict[int, tuple[str, set[bytes]]] = {}
 
-    def can_delete(self, node: int, now: float) -> bool:
+    def can_delete(self, node: int) -> bool:
         """Whether this run of the node has been known for a grace time."""
         known = self._manager.get(node)
-        return known is not None and known.history.as_of(now) is not None
+        return known is not None and known.history.as_of(self._now()) is not None
 
-    def delete(
-        self, node: int, chunk_ids: Sequence[bytes], now: float, finished: Finished | None = None
-    ) -> bool:
+    def delete(self, node: int, chunk_ids: Sequence[bytes], finished: Finished | None = None) -> bool:
         """Have `node` delete its copies of `chunk_ids`; False, without effect, when it cannot be asked yet.
 
         `finished` is called for each batch, with whether the node answered or was given up; what is left
         then turns up in the node's next report as unknown.
         """
         known = self._manager.get(node)
+        now = self._now()
         as_of = known.history.as_of(now) if known is not None else None
         if known is None or as_of is None:
             return False

@@ -82,7 +82,7 @@ class Doubts:
 
 
 def id_before(chunk_id: bytes) -> bytes:
-    """The greatest id below `chunk_id`, to start a listing at exactly this chunk; empty below the first one."""
+    """The greatest id below `chunk_id`, so that a listing starts at this chunk; empty below the first."""
     if chunk_id == _FIRST_ID:
         return b""
     return (int.from_bytes(chunk_id, "big") - 1).to_bytes(CHUNK_ID_BYTES, "big")

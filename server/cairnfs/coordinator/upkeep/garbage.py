@@ -11,7 +11,7 @@ from cairnfs.base import limits
 from cairnfs.coordinator import chunk_table, keys
 from cairnfs.coordinator.membership.manager import NodeManager
 from cairnfs.coordinator.records import ChunkRecord, ChunkState
-from cairnfs.coordinator.upkeep.changes import Change, Kind, ReplicaChanges
+from cairnfs.coordinator.upkeep.changes import Applied, Change, Kind, ReplicaChanges
 from cairnfs.coordinator.upkeep.deletions import Deleter
 from cairnfs.engine.interface import Operation, ReadTransaction, Transaction
 
@@ -35,7 +35,7 @@ class Collector:
         """Chunks marked and not yet removed."""
         return len(self._awaited)
 
-    def find(self, txn: ReadTransaction, now_ns: int, now: float) -> list[bytes]:
+    def find(self, txn: ReadTransaction, now_ns: int) -> list[bytes]:
         """Chunks to mark now; those an earlier process marked are put on their way out at once."""
         room = min(limits.REPLICA_CHANGES_PER_COMMIT, limits.GARBAGE_IN_FLIGHT_MAX - len(self._awaited))
         if room <= 0:
@@ -48,7 +48,7 @@ class Collector:
                 continue
             if record.state == ChunkState.DELETING:
                 self._forget(chunk_id)
-            elif self._can_ask_all(record, now):
+            elif self._can_ask_all(record):
                 due.append(chunk_id)
         return due[:room]
 
@@ -68,7 +68,7 @@ class Collector:
 
         return Operation(mark, locks=tuple(keys.chunk(chunk_id) for chunk_id in wanted))
 
-    def marked(self, marked: Marked, now: float) -> None:
+    def marked(self, marked: Marked) -> None:
         """The marks are durable: tell every holder that is alive; a dead one reports its copy some day."""
         by_node: dict[int, list[bytes]] = {}
         for chunk_id, nodes in marked:
@@ -78,7 +78,7 @@ class Collector:
                     self._awaited[chunk_id] += 1
                     by_node.setdefault(number, []).append(chunk_id)
         for number, chunk_ids in by_node.items():
-            handed_over = self._deleter.delete(number, chunk_ids, now, self._answered)
+            handed_over = self._deleter.delete(number, chunk_ids, self._answered)
             if not handed_over:
                 self._answered(chunk_ids, False)
         self._answered([chunk_id for chunk_id, _nodes in marked], True)
@@ -92,13 +92,15 @@ class Collector:
 
     def _forget(self, chunk_id: bytes) -> None:
         self._awaited[chunk_id] = 0
-        self._changes.want(
-            Change(Kind.FORGET, chunk_id, done=lambda _applied: self._awaited.pop(chunk_id, None))
-        )
 
-    def _can_ask_all(self, record: ChunkRecord, now: float) -> bool:
+        def forgotten(_applied: Applied) -> None:
+            del self._awaited[chunk_id]
+
+        self._changes.want(Change(Kind.FORGET, chunk_id, done=forgotten))
+
+    def _can_ask_all(self, record: ChunkRecord) -> bool:
         return all(
-            self._deleter.can_delete(number, now) for number in record.nodes if self._manager.is_alive(number)
+            self._deleter.can_delete(number) for number in record.nodes if self._manager.is_alive(number)
         )
 
 

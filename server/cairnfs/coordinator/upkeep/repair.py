@@ -59,6 +59,7 @@ class Repairer:
         self._later: list[tuple[float, bytes, int]] = []
         self._running: dict[bytes, tuple[int, ...]] = {}
         self._load: Counter[int] = Counter()
+        self._load_bytes: Counter[int] = Counter()
 
     @property
     def running(self) -> int:
@@ -76,7 +77,7 @@ class Repairer:
         return self.waiting >= limits.REPAIR_QUEUE_MAX
 
     def consider(self, chunk_id: bytes, record: ChunkRecord | None) -> bool:
-        """Queue a chunk if replicas are missing and one is left to copy from; says whether any are missing."""
+        """Queue a chunk if replicas are missing and one is left to copy; whether any are missing."""
         if record is None or record.state != ChunkState.LIVE or record.references == 0:
             return False
         verdict = judge(self._manager, record)
@@ -127,17 +128,30 @@ class Repairer:
         involved = (source, *targets)
 
         def done(result: nodes_pb2.TaskResult | None) -> None:
+            del self._running[chunk_id]
+            self._charge(involved, -1, -record.length)
             self._finish(chunk_id, involved, verdict, result, now)
 
         if not self._board.submit(source, nodes_pb2.Task(copy=copy), done, now):
             self._defer(chunk_id, verdict, now)
             return False
         self._running[chunk_id] = involved
-        self._load.update(involved)
+        self._charge(involved, 1, record.length)
         return True
 
+    def _charge(self, nodes: tuple[int, ...], copies: int, size_bytes: int) -> None:
+        for number in nodes:
+            self._load[number] += copies
+            self._load_bytes[number] += size_bytes
+
+    def _is_loaded(self, node: int) -> bool:
+        return (
+            self._load[node] >= limits.COPIES_PER_NODE_MAX
+            or self._load_bytes[node] >= limits.COPY_BYTES_PER_NODE_MAX
+        )
+
     def _source(self, verdict: Verdict) -> int | None:
-        able = [number for number in verdict.readable if self._load[number] < limits.COPIES_PER_NODE_MAX]
+        able = [number for number in verdict.readable if not self._is_loaded(number)]
         healthy = [
             number
             for number in able
@@ -150,7 +164,7 @@ class Repairer:
         barred = {
             node.number
             for node in self._manager
-            if self._load[node.number] >= limits.COPIES_PER_NODE_MAX or self._is_barred(node.number, chunk_id)
+            if self._is_loaded(node.number) or self._is_barred(node.number, chunk_id)
         }
         try:
             return self._placer.place(record.length, verdict.missing, held=record.nodes, exclude=barred)
@@ -169,8 +183,6 @@ class Repairer:
         result: nodes_pb2.TaskResult | None,
         started_s: float,
     ) -> None:
-        del self._running[chunk_id]
-        self._load.subtract(involved)
         gained = [number for number in result.nodes if number in involved[1:]] if result is not None else []
         for number in gained:
             self._changes.want(Change(Kind.ADD, chunk_id, number, self._reconsider(chunk_id)))

@@ -38,7 +38,7 @@ class ChunkListing:
         return len(self._lengths)
 
     def add(self, message: nodes_pb2.ChunkReport) -> None:
-        """Append one part; raises CairnError INVALID for a malformed or unsorted one, TOO_BIG beyond the bound."""
+        """Append one part; raises CairnError INVALID (malformed, unsorted) or TOO_BIG (beyond the bound)."""
         if self.complete:
             raise _invalid("a part follows the end of the report")
         if len(self) + len(message.chunks) > limits.REPORT_CHUNKS_MAX:
@@ -105,7 +105,7 @@ class Reconciliation:
         self._unknown: list[bytes] = []
         self.added = self.dropped = self.postponed = 0
 
-    def step(self, txn: ReadTransaction, now: float) -> bool:
+    def step(self, txn: ReadTransaction) -> bool:
         """Reconcile the next range of ids; whether more follow."""
         records = chunk_table.scan_chunks(txn, self._after, limits.SCAN_STEP_CHUNKS)
         more = len(records) == limits.SCAN_STEP_CHUNKS
@@ -121,7 +121,7 @@ class Reconciliation:
             self._after = records[-1][0]
         if not more:
             self._unknown.extend(self._listed_below(None))
-        self._delete_unknown(now)
+        self._delete_unknown()
         return more
 
     def finish(self, now: float) -> NodeReports:
@@ -181,7 +181,7 @@ class Reconciliation:
 
         self._parts.changes.want(Change(Kind.DROP, chunk_id, self._node, repair))
 
-    def _delete_unknown(self, now: float) -> None:
+    def _delete_unknown(self) -> None:
         if not self._unknown:
             return
         ids, self._unknown = self._unknown, []
@@ -191,6 +191,6 @@ class Reconciliation:
             for chunk_id in batch if answered else ():
                 self._parts.doubts.is_gone(self._node, chunk_id)
 
-        deletes = self._parts.may_delete and self._parts.deleter.delete(self._node, fresh, now, finished)
+        deletes = self._parts.may_delete and self._parts.deleter.delete(self._node, fresh, finished)
         if not deletes:
             self.postponed += len(fresh)

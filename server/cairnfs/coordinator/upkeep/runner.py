@@ -71,9 +71,9 @@ class UpkeepRunner:
 
     async def _collect(self) -> bool:
         collector, clock = self._upkeep.collector, self._clock
-        due = self._store.read(lambda txn: collector.find(txn, clock.wall_ns(), clock.monotonic()))
+        due = self._store.read(lambda txn: collector.find(txn, clock.wall_ns()))
         if not due:
             return False
         marked = await self._store.commit(collector.marking(due, clock.wall_ns()))
-        collector.marked(marked, clock.monotonic())
+        collector.marked(marked)
         return True

@@ -7,7 +7,7 @@ from cairnfs.coordinator.membership.manager import NodeManager
 
 
 class SafeMode:
-    """Ends when every node known at the start has reported, or, once the silent ones are dead, enough have."""
+    """Ends when every node known at the start has reported, or, after the time to die, enough have."""
 
     def __init__(
         self, manager: NodeManager, has_reported: Callable[[int], bool], dead_s: float, now: float

@@ -55,7 +55,7 @@ class Scanner:
             return False
         found = chunk_table.scan_chunks(txn, self._after, limits.SCAN_STEP_CHUNKS)
         for chunk_id, record in found:
-            self._look(chunk_id, record, now)
+            self._look(chunk_id, record)
         if len(found) == limits.SCAN_STEP_CHUNKS:
             self._after = found[-1][0]
             return True
@@ -64,7 +64,7 @@ class Scanner:
         self.tally = self._running_tally
         return self._wanted
 
-    def _look(self, chunk_id: bytes, record: ChunkRecord, now: float) -> None:
+    def _look(self, chunk_id: bytes, record: ChunkRecord) -> None:
         tally = self._running_tally
         tally.chunks += 1
         if record.references == 0:
@@ -76,16 +76,16 @@ class Scanner:
                 self._changes.want(Change(Kind.DROP_BAD, chunk_id, number))
         tally.under_replicated += self._repairer.consider(chunk_id, record)
         if len(record.nodes) > self._manager.replicas:
-            self._trim(chunk_id, record, now)
+            self._trim(chunk_id, record)
 
-    def _trim(self, chunk_id: bytes, record: ChunkRecord, now: float) -> None:
+    def _trim(self, chunk_id: bytes, record: ChunkRecord) -> None:
         for number in surplus_holders(self._manager, record):
-            if self._deleter.can_delete(number, now):
-                self._changes.want(Change(Kind.TRIM, chunk_id, number, self._delete(chunk_id, number, now)))
+            if self._deleter.can_delete(number):
+                self._changes.want(Change(Kind.TRIM, chunk_id, number, self._delete(chunk_id, number)))
 
-    def _delete(self, chunk_id: bytes, number: int, now: float) -> Callable[[Applied], None]:
+    def _delete(self, chunk_id: bytes, number: int) -> Callable[[Applied], None]:
         def after_commit(applied: Applied) -> None:
             if applied.changed:
-                self._deleter.delete(number, [chunk_id], now)
+                self._deleter.delete(number, [chunk_id])
 
         return after_commit

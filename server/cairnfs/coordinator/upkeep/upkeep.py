@@ -36,11 +36,12 @@ class Upkeep:
     def __init__(
         self, settings: CoordinatorSettings, manager: NodeManager, placer: Placer, now: float
     ) -> None:
+        self._now = now
         self.manager = manager
         # Random, so that a late result for an earlier coordinator's task is not taken for one of ours.
         self.board = TaskBoard(first_id=1 + secrets.randbits(48))
         self.changes = ReplicaChanges(manager)
-        self.deleter = Deleter(manager, self.board)
+        self.deleter = Deleter(manager, self.board, lambda: self._now)
         self.doubts = Doubts(self.board, self.changes, self._replica_dropped)
         self.repairer = Repairer(
             manager, placer, self.board, self.changes, self._doubt_source, self._is_barred_target
@@ -48,7 +49,6 @@ class Upkeep:
         self.scanner = Scanner(manager, self.repairer, self.changes, self.deleter)
         self.collector = Collector(manager, self.deleter, self.changes, settings.garbage_grace_s)
         self.safe_mode = SafeMode(manager, self._has_reported, settings.dead_s, now)
-        self._now = now
         self._reports: dict[int, NodeReports] = {}
         self._boots: dict[int, str] = {}
         self._settled: dict[int, common_pb2.NodeState.ValueType] = {}
@@ -150,7 +150,7 @@ class Upkeep:
             for one in batch if answered else ():
                 self.doubts.is_gone(node, one)
 
-        self.deleter.delete(node, [chunk_id], self._now, finished)
+        self.deleter.delete(node, [chunk_id], finished)
         self.repairer.consider(chunk_id, record)
 
     def _membership_changed(self, update: common_pb2.NodeUpdate) -> None:
