@@ -1,9 +1,13 @@
-"""A slot that one task waits at for one value: cheaper than an event and safe to cancel."""
+"""Small things to wait at: a slot for one value, a bell, a budget of bytes; cheap and safe to cancel."""
 
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 import outcome
 import trio
+
+from cairnfs.base.errors import CairnError
 
 T = TypeVar("T")
 
@@ -77,3 +81,60 @@ class Bell:
     def _abort(self, _raise_cancel: object) -> trio.lowlevel.Abort:
         self._task = None
         return trio.lowlevel.Abort.SUCCEEDED
+
+
+class ByteBudget:
+    """Bounds how many bytes are held at once, first come, first served. trio thread only."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._held_bytes = 0
+        self._queue: deque[tuple[int, Slot[None]]] = deque()
+
+    async def acquire(self, size_bytes: int) -> int:
+        """Wait until `size_bytes` fit, or the limit if that is less; returns what to give to `release`."""
+        size_bytes = min(size_bytes, self._limit_bytes)
+        if not self._queue and self._held_bytes + size_bytes <= self._limit_bytes:
+            self._held_bytes += size_bytes
+            return size_bytes
+        entry = (size_bytes, Slot[None]())
+        self._queue.append(entry)
+        try:
+            await entry[1].wait()
+        except BaseException:
+            if entry[1].filled:
+                self._held_bytes -= size_bytes
+            else:
+                self._queue.remove(entry)
+            self._admit()
+            raise
+        return size_bytes
+
+    def release(self, size_bytes: int) -> None:
+        """Give back what `acquire` returned."""
+        self._held_bytes -= size_bytes
+        self._admit()
+
+    def _admit(self) -> None:
+        while self._queue and self._held_bytes + self._queue[0][0] <= self._limit_bytes:
+            size_bytes, slot = self._queue.popleft()
+            self._held_bytes += size_bytes
+            slot.put(None)
+
+
+async def gather(works: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
+    """The results of all, run at once; the first error in order when all have ended."""
+    if len(works) == 1:
+        return [await works[0]()]
+    results: dict[int, outcome.Outcome[T]] = {}
+
+    async def run(index: int) -> None:
+        try:
+            results[index] = outcome.Value(await works[index]())
+        except CairnError as error:
+            results[index] = outcome.Error(error)
+
+    async with trio.open_nursery() as nursery:
+        for index in range(len(works)):
+            nursery.start_soon(run, index)
+    return [results[index].unwrap() for index in range(len(works))]

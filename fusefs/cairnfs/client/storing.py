@@ -1,0 +1,225 @@
+"""Brings chunks to datanodes: streams to primaries, failover to other nodes, when to be content."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import trio
+
+from cairnfs.base import limits
+from cairnfs.base.errors import CairnError
+from cairnfs.base.logs import get_logger
+from cairnfs.client.interface import MetadataSession
+from cairnfs.client.node_ranking import NodeRanking
+from cairnfs.client.planner import Planner
+from cairnfs.client.store_core import StoreCore
+from cairnfs.client.transport import ChunkTransport, StoreStream
+from cairnfs.client.waiting import Slot
+from cairnfs.rpc.v1 import chunks_pb2, common_pb2, metadata_pb2 as pb
+
+_log = get_logger(__name__)
+
+Ack = chunks_pb2.ChunkDataAck
+_WAIT_AND_RETRY: Final = frozenset(
+    {
+        common_pb2.ERROR_CODE_UNAVAILABLE,
+        common_pb2.ERROR_CODE_SAFE_MODE,
+        common_pb2.ERROR_CODE_OVERLOADED,
+        common_pb2.ERROR_CODE_TIMED_OUT,
+    }
+)
+
+
+class _Channel:
+    """The stream to one primary and the transfers on it."""
+
+    def __init__(self, stream: StoreStream, clock: Callable[[], float]) -> None:
+        self.stream = stream
+        self.broken = False
+        self._clock = clock
+        self._core = StoreCore()
+
+    async def transfer(self, data: bytes, header: chunks_pb2.ChunkHeader) -> Ack:
+        """Send one chunk; its last ack, or CairnError UNAVAILABLE or TIMED_OUT."""
+        slot = Slot[Ack]()
+        transfer = self._core.begin(data, header, slot, self._clock())
+        self._pump()
+        try:
+            return await slot.wait()
+        finally:
+            if not slot.filled:
+                self._core.abandon(transfer)
+                self._pump()
+
+    async def serve(self) -> CairnError:
+        """Handle acks until the stream is over; why it ended."""
+        try:
+            while True:
+                for ack in await self.stream.receive():
+                    transfer = self._core.acknowledge(ack, self._clock())
+                    if transfer is not None and transfer.waiter is not None:
+                        transfer.waiter.put(ack)
+                self._pump()
+        except CairnError as error:
+            return error
+        finally:
+            self.broken = True
+            self.stream.close()
+
+    def fail(self, error: CairnError) -> None:
+        """Every transfer ends with `error`."""
+        for transfer in self._core.transfers:
+            if transfer.waiter is not None:
+                transfer.waiter.put_error(error)
+
+    def check_progress(self) -> None:
+        """Give up what has made no progress for TRANSFER_PROGRESS_S."""
+        now = self._clock()
+        late = CairnError(common_pb2.ERROR_CODE_TIMED_OUT, "the datanode made no progress")
+        if self._core.stuck(now):
+            self.fail(late)
+            self.broken = True
+            self.stream.close()
+            return
+        for transfer in self._core.expire(now):
+            if transfer.waiter is not None:
+                transfer.waiter.put_error(late)
+        self._pump()
+
+    def _pump(self) -> None:
+        while not self.broken and (frame := self._core.next_frame()) is not None:
+            self.stream.send(frame)
+
+
+@dataclass(slots=True)
+class _Attempts:
+    """What is known of one chunk while a place is sought for it."""
+
+    spec: pb.ChunkSpec
+    data: bytes
+    deadline_s: float
+    holders: dict[int, None] = field(default_factory=dict[int, None])  # in the order they were named
+    exclude: set[int] = field(default_factory=set[int])
+    delay_s: float = limits.RECONNECT_MIN_S
+    last_error: CairnError | None = None
+
+    def stored(self) -> pb.StoredChunk:
+        return pb.StoredChunk(chunk_id=self.spec.chunk_id, length=self.spec.length, nodes=self.holders)
+
+
+class Storer:
+    """Stores single chunks, sharing one stream per primary. Its nursery outlives every caller."""
+
+    def __init__(
+        self,
+        session: MetadataSession,
+        transport: ChunkTransport,
+        planner: Planner,
+        ranking: NodeRanking,
+        nursery: trio.Nursery,
+        clock: Callable[[], float],
+    ) -> None:
+        self._session = session
+        self._transport = transport
+        self._planner = planner
+        self._ranking = ranking
+        self._nursery = nursery
+        self._clock = clock
+        self._channels: dict[int, _Channel] = {}
+
+    async def store(self, spec: pb.ChunkSpec, data: bytes, plan: pb.ChunkPlan) -> pb.StoredChunk:
+        """Store one chunk by `plan`, and by other plans when nodes fail; see `ChunkIO.store`."""
+        state = _Attempts(spec, data, self._clock() + limits.TRANSFER_DEADLINE_S)
+        current: pb.ChunkPlan | None = plan
+        while True:
+            if current is None:
+                return state.stored()
+            if current.stored:
+                return pb.StoredChunk(chunk_id=spec.chunk_id, length=spec.length)
+            if state.holders and set(current.nodes) <= state.holders.keys():
+                return state.stored()
+            if await self._try(state, current):
+                return state.stored()
+            current = await self._plan_again(state)
+
+    async def _try(self, state: _Attempts, plan: pb.ChunkPlan) -> bool:
+        """Send the chunk to the plan's primary; whether all that the plan names hold it now."""
+        primary = self._session.node(plan.nodes[0]) if plan.nodes else None
+        if primary is None:
+            state.exclude.update(plan.nodes[:1])
+            state.last_error = CairnError(common_pb2.ERROR_CODE_UNAVAILABLE, "no known datanode in the plan")
+            return False
+        header = chunks_pb2.ChunkHeader(
+            chunk_id=state.spec.chunk_id,
+            length=state.spec.length,
+            replicas=plan.nodes[1:],
+            ticket=plan.ticket,
+            wanted_replicas=len(plan.nodes),
+        )
+        try:
+            ack = await self._channel(primary).transfer(state.data, header)
+        except CairnError as error:
+            self._note_failure(state, plan.nodes[0], error)
+            return False
+        holders = list(ack.nodes) if ack.nodes or not ack.stored else [plan.nodes[0]]
+        state.holders.update(dict.fromkeys(holders))
+        if ack.stored and ack.error == common_pb2.ERROR_CODE_OK:
+            return True
+        reason = CairnError(ack.error or common_pb2.ERROR_CODE_UNAVAILABLE, ack.detail)
+        failed = [number for number in plan.nodes if number not in state.holders]
+        for number in failed if plan.nodes[0] in state.holders else plan.nodes[:1]:
+            self._note_failure(state, number, reason)
+        return False
+
+    def _note_failure(self, state: _Attempts, number: int, error: CairnError) -> None:
+        _log.debug("datanode failed a chunk", node=number, chunk=state.spec.chunk_id.hex(), error=str(error))
+        state.exclude.add(number)
+        state.last_error = error
+        self._ranking.failed(number)
+
+    async def _plan_again(self, state: _Attempts) -> pb.ChunkPlan | None:
+        """The next plan; None when the coordinator has no more nodes and the chunk is held by some."""
+        while True:
+            if self._clock() >= state.deadline_s:
+                if state.holders:
+                    return None
+                raise state.last_error or CairnError(common_pb2.ERROR_CODE_TIMED_OUT, "no place in time")
+            try:
+                plans = await self._planner.plan([state.spec], frozenset(state.exclude))
+                plan = plans[state.spec.chunk_id]
+                if plan.stored or plan.nodes:
+                    return plan
+                error = CairnError(common_pb2.ERROR_CODE_UNAVAILABLE, "no datanode is left")
+            except CairnError as caught:
+                error = caught
+            if error.code == common_pb2.ERROR_CODE_NO_SPACE and not state.exclude and not state.holders:
+                raise error
+            if error.code != common_pb2.ERROR_CODE_NO_SPACE and error.code not in _WAIT_AND_RETRY:
+                raise error
+            if state.holders:
+                return None
+            state.last_error = error if state.last_error is None else state.last_error
+            state.exclude.clear()  # those that failed may be back by now
+            await trio.sleep(state.delay_s)
+            state.delay_s = min(state.delay_s * 2, limits.RECONNECT_MAX_S)
+
+    # -------------------------------------------------------------- streams
+
+    def _channel(self, info: common_pb2.NodeInfo) -> _Channel:
+        channel = self._channels.get(info.node)
+        if channel is None or channel.broken:
+            channel = _Channel(self._transport.open_store(info), self._clock)
+            self._channels[info.node] = channel
+            self._nursery.start_soon(self._serve, info, channel)
+        return channel
+
+    async def _serve(self, info: common_pb2.NodeInfo, channel: _Channel) -> None:
+        error = await channel.serve()
+        channel.fail(error)
+        if self._channels.get(info.node) is channel:
+            del self._channels[info.node]
+
+    def check_progress(self) -> None:
+        """Look for transfers without progress; call about once a second."""
+        for channel in list(self._channels.values()):
+            channel.check_progress()
