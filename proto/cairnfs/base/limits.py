@@ -124,6 +124,10 @@ TASKS_CONCURRENT_MAX: Final = 4  # of the coordinator's tasks
 REPORT_PAGE_CHUNKS: Final = 4_096
 CORRUPT_REPORT_MAX: Final = 1_024  # chunks named in one heartbeat
 VERIFY_CHUNKS_MAX: Final = 256  # of one task
+COPY_WINDOW_BYTES: Final = 2 * MIB  # of one chunk, read and not yet acknowledged by a target
+MAINTAIN_S: Final = 30.0  # between looks for packs to compact
+SCRUB_PAUSE_S: Final = 60.0  # between two passes over all chunks
+COORDINATOR_RETRY_S: Final = 1.0  # pause after every coordinator of the list has failed
 
 # ------------------------------------------------------------------ client memory
 DIRTY_MAX_BYTES: Final = 192 * MIB
