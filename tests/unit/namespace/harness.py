@@ -23,7 +23,7 @@ NODES = (1, 2)
 _FIELD_BY_MESSAGE = {
     field.message_type.name: field.name
     for field in pb.Request.DESCRIPTOR.fields
-    if field.containing_oneof is not None
+    if field.containing_oneof is not None and field.message_type is not None
 }
 
 

@@ -1,4 +1,4 @@
-"""lookup, mknod, mkdir, unlink, rmdir, symlink, readlink, link and readdir: results, times, counts, errors."""
+"""lookup, mknod, mkdir, unlink, rmdir, symlink, readlink, link and readdir: results, times, errors."""
 
 import stat
 

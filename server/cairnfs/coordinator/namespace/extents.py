@@ -64,13 +64,16 @@ class ExtentEditor:
         self._chunk_lengths: dict[bytes, int] = {}
         self._value_bytes = 0
         self.allocated_delta = 0
-        self.most_slices = 0
+
+    @property
+    def most_slices(self) -> int:
+        """How many slices there are in the fullest block that was edited."""
+        return max(map(len, self._blocks.values()), default=0)
 
     def replace(self, block: int, start: int, end: int, new: Sequence[BlockSlice]) -> int:
         """Let `new` (sorted, disjoint, inside) be all there is in [start, end) of `block`.
 
-        Returns the offset up to which that is done, `end` or less. Raises CairnError OVERLOADED when the
-        block would get more than SLICES_MAX slices.
+        Returns the offset up to which that is done, `end` or less.
         """
         slices = self._open(block, len(new))
         if slices is None:
@@ -97,8 +100,11 @@ class ExtentEditor:
     def finish(self, now_ns: int, stored: Mapping[bytes, Iterable[int]] | None = None) -> None:
         """Write everything; `stored` names the nodes that have just stored a chunk.
 
-        Raises CairnError CHUNK_GONE when a chunk now referenced is neither stored nor known.
+        Raises CairnError CHUNK_GONE when a chunk now referenced is neither stored nor known, OVERLOADED when
+        a block got more than SLICES_MAX slices.
         """
+        if self.most_slices > SLICES_MAX:
+            raise CairnError(pb.ERROR_CODE_OVERLOADED, f"a block of inode {self._ino} needs compaction")
         for block in self._changed:
             slices = self._blocks[block]
             if slices:
@@ -183,9 +189,6 @@ class ExtentEditor:
             self._count(pieces, 1)
             slices[low:high] = pieces
             self._changed.add(block)
-        if len(slices) > SLICES_MAX:
-            raise CairnError(pb.ERROR_CODE_OVERLOADED, f"block {block} of inode {self._ino} needs compaction")
-        self.most_slices = max(self.most_slices, len(slices))
 
     def _count(self, slices: Iterable[BlockSlice], sign: int) -> None:
         for one in slices:

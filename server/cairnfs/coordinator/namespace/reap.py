@@ -26,9 +26,8 @@ def reap_step(txn: Transaction, ino: int, now_ns: int) -> bool:
     if inode is None or inode.nlink > 0:
         txn.delete(keys.orphan(ino))
         return True
-    if inode.allocated_bytes > 0:
-        if not truncate_step(txn, ino, 0, now_ns) or inode.xattrs > 0:
-            return False
+    if inode.allocated_bytes > 0 and (not truncate_step(txn, ino, 0, now_ns) or inode.xattrs > 0):
+        return False
     xattrs = [key for key, _ in txn.scan(*keys.xattr_range(ino), limit=_XATTRS_PER_STEP + 1)]
     for key in xattrs[:_XATTRS_PER_STEP]:
         txn.delete(key)
