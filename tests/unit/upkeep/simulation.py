@@ -204,7 +204,7 @@ class Cluster:
 
     def report(self, node: Datanode, listing: ChunkListing | None = None) -> None:
         """Send and reconcile one chunk report."""
-        full = listing or list_chunks(node)
+        full = list_chunks(node) if listing is None else listing
         reconciliation = self.upkeep.begin_report(node.number, full)
         now = self.clock.monotonic()
         while self.store.read(reconciliation.step):

@@ -17,8 +17,18 @@ class Deleter:
     asked to store since. So a client that stored a chunk has the grace time to commit it.
     """
 
-    def __init__(self, manager: NodeManager, board: TaskBoard, now: Callable[[], float]) -> None:
-        """`now` tells the time when a deletion is ordered, often in the wake of a commit."""
+    def __init__(
+        self,
+        manager: NodeManager,
+        board: TaskBoard,
+        now: Callable[[], float],
+        left_over: Callable[[int], None],
+    ) -> None:
+        """`now` tells the time when a deletion is ordered, often in the wake of a commit.
+
+        `left_over(node)` is called when a node kept something or did not answer.
+        """
+        self._left_over = left_over
         self._manager = manager
         self._now = now
         self._board = board
@@ -32,8 +42,8 @@ class Deleter:
     def delete(self, node: int, chunk_ids: Sequence[bytes], finished: Finished | None = None) -> bool:
         """Have `node` delete its copies of `chunk_ids`; False, without effect, when it cannot be asked yet.
 
-        `finished` is called for each batch, with whether the node answered or was given up; what is left
-        then turns up in the node's next report as unknown.
+        `finished` is called for each batch, with whether the node answered; what is left turns up in a
+        later report of the node as unknown.
         """
         known = self._manager.get(node)
         now = self._now()
@@ -46,7 +56,7 @@ class Deleter:
             task = nodes_pb2.Task(
                 delete=nodes_pb2.DeleteChunks(chunk_ids=batch, as_of_seq=as_of, boot=known.history.boot)
             )
-            done = self._finisher(vanishing, batch, finished)
+            done = self._finisher(node, vanishing, batch, finished)
             if self._board.submit(node, task, done, now):
                 vanishing.update(batch)
             else:
@@ -65,11 +75,13 @@ class Deleter:
         return entry[1]
 
     def _finisher(
-        self, vanishing: set[bytes], batch: list[bytes], finished: Finished | None
+        self, node: int, vanishing: set[bytes], batch: list[bytes], finished: Finished | None
     ) -> Callable[[nodes_pb2.TaskResult | None], None]:
         def done(result: nodes_pb2.TaskResult | None) -> None:
             if result is not None:  # a task given up may still be carried out
                 vanishing.difference_update(batch)
+            if result is None or result.kept or result.error:
+                self._left_over(node)
             if finished is not None:
                 finished(batch, result is not None)
 

@@ -9,6 +9,7 @@ chunk stored while the first listing was under way is in a record, and in the se
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from cairnfs.base import limits
 from cairnfs.base.errors import CairnError
@@ -24,6 +25,8 @@ from cairnfs.engine.interface import ReadTransaction
 from cairnfs.rpc.v1 import common_pb2, nodes_pb2
 
 log = get_logger(__name__)
+
+AGAIN_AFTER_GRACE: Final = 1.1  # grace times until a node may be told to delete what it keeps now
 
 
 class ChunkListing:
@@ -145,7 +148,7 @@ class Reconciliation:
             return limits.TASK_DEADLINE_S if self._before.suspected else 0.0
         node = self._parts.manager.get(self._node)
         if self.postponed and node is not None:
-            return min(limits.CHUNK_REPORT_INTERVAL_S, node.history.span_s * 1.1)
+            return min(limits.CHUNK_REPORT_INTERVAL_S, node.history.span_s * AGAIN_AFTER_GRACE)
         return limits.CHUNK_REPORT_INTERVAL_S
 
     def _listed_below(self, chunk_id: bytes | None) -> Iterator[bytes]:
@@ -158,6 +161,7 @@ class Reconciliation:
 
     def _judge_held(self, chunk_id: bytes, record: ChunkRecord, length: int) -> None:
         if self._node in record.nodes:
+            self.postponed += record.state == ChunkState.DELETING  # it goes, or is unknown next time
             return
         parts = self._parts
         keepers = sum(1 for number in record.nodes if parts.manager.keeps_replicas(number))

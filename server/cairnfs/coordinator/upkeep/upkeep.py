@@ -16,7 +16,13 @@ from cairnfs.coordinator.upkeep.deletions import Deleter
 from cairnfs.coordinator.upkeep.doubts import Doubts
 from cairnfs.coordinator.upkeep.garbage import Collector
 from cairnfs.coordinator.upkeep.repair import Repairer
-from cairnfs.coordinator.upkeep.reports import ChunkListing, NodeReports, Parts, Reconciliation
+from cairnfs.coordinator.upkeep.reports import (
+    AGAIN_AFTER_GRACE,
+    ChunkListing,
+    NodeReports,
+    Parts,
+    Reconciliation,
+)
 from cairnfs.coordinator.upkeep.safe_mode import SafeMode
 from cairnfs.coordinator.upkeep.scanner import Scanner
 from cairnfs.coordinator.upkeep.tasks import TaskBoard
@@ -37,11 +43,12 @@ class Upkeep:
         self, settings: CoordinatorSettings, manager: NodeManager, placer: Placer, now: float
     ) -> None:
         self._now = now
+        self._grace_s = settings.garbage_grace_s
         self.manager = manager
         # Random, so that a late result for an earlier coordinator's task is not taken for one of ours.
         self.board = TaskBoard(first_id=1 + secrets.randbits(48))
         self.changes = ReplicaChanges(manager)
-        self.deleter = Deleter(manager, self.board, lambda: self._now)
+        self.deleter = Deleter(manager, self.board, lambda: self._now, self._look_again)
         self.doubts = Doubts(self.board, self.changes, self._replica_dropped)
         self.repairer = Repairer(
             manager, placer, self.board, self.changes, self._doubt_source, self._is_barred_target
@@ -144,6 +151,12 @@ class Upkeep:
 
     def _doubt_source(self, chunk_id: bytes, node: int) -> None:
         self.doubts.check(chunk_id, node, self._now)
+
+    def _look_again(self, node: int) -> None:
+        """Copies are left on `node` that nobody wants: have it report when it may be told to delete them."""
+        reports = self._reports.get(node)
+        if reports is not None:
+            reports.due_s = min(reports.due_s, self._now + self._grace_s * AGAIN_AFTER_GRACE)
 
     def _replica_dropped(self, chunk_id: bytes, node: int, record: ChunkRecord) -> None:
         def finished(batch: Sequence[bytes], answered: bool) -> None:
