@@ -1,0 +1,1 @@
+"""Measures a mount beside a local directory: `make bench`."""
