@@ -50,6 +50,17 @@ class _Metadata:
     async def status(self, _request: pb.StatusRequest, _context: Any) -> pb.StatusReply:
         return pb.StatusReply(cluster_id="trivial")
 
+    async def list_nodes(self, _request: pb.ListNodesRequest, _context: Any) -> pb.ListNodesReply:
+        nodes = [common_pb2.NodeInfo(node=1)]
+        return pb.ListNodesReply(cluster_map=common_pb2.ClusterMap(version=1, nodes=nodes))
+
+    async def fsck(self, request: pb.FsckRequest, context: Any) -> None:
+        """Refuses anything but a check of the data."""
+        if not request.verify_data:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "not in this state")
+        await context.write(pb.FsckProgress(phase="names"))
+        await context.write(pb.FsckProgress(phase="data", report=pb.FsckReport(chunks=7)))
+
 
 def _handlers() -> grpc.GenericRpcHandler:
     service = _Metadata()
@@ -61,6 +72,12 @@ def _handlers() -> grpc.GenericRpcHandler:
             ),
             "Status": grpc.unary_unary_rpc_method_handler(
                 service.status, pb.StatusRequest.FromString, pb.StatusReply.SerializeToString
+            ),
+            "ListNodes": grpc.unary_unary_rpc_method_handler(
+                service.list_nodes, pb.ListNodesRequest.FromString, pb.ListNodesReply.SerializeToString
+            ),
+            "Fsck": grpc.unary_stream_rpc_method_handler(
+                service.fsck, pb.FsckRequest.FromString, pb.FsckProgress.SerializeToString
             ),
         },
     )

@@ -1,0 +1,111 @@
+"""Blocking calls to the coordinators for the command line: status, nodes, fsck."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
+
+import grpc
+
+from cairnfs.base import limits
+from cairnfs.base.errors import CairnError
+from cairnfs.rpc.v1 import common_pb2, metadata_pb2 as pb
+
+T = TypeVar("T")
+Coordinators = str | Sequence[str]
+
+ADMIN_DEADLINE_S: Final = 5.0
+FSCK_DEADLINE_S: Final = 24 * 3600.0
+
+_PATH: Final = "/cairnfs.rpc.v1.Metadata/"
+_OPTIONS: Final = (
+    ("grpc.max_receive_message_length", limits.GRPC_MESSAGE_MAX_BYTES),
+    ("grpc.enable_http_proxy", 0),
+)
+# The coordinator did not do the work: another one may.
+_TRY_ANOTHER: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
+
+
+def status(coordinators: Coordinators, *, deadline_s: float = ADMIN_DEADLINE_S) -> pb.StatusReply:
+    """What the first coordinator that answers says of the cluster.
+
+    `coordinators` are HOST:PORT, as a sequence or separated by commas; each gets `deadline_s` seconds.
+    Raises CairnError UNAVAILABLE when none answers, INTERNAL when one refuses.
+    """
+    return _first(coordinators, lambda channel: _status(channel, deadline_s))
+
+
+def list_nodes(coordinators: Coordinators, *, deadline_s: float = ADMIN_DEADLINE_S) -> common_pb2.ClusterMap:
+    """The datanodes as the first coordinator that answers knows them; raises as `status` does."""
+
+    def ask(channel: grpc.Channel) -> common_pb2.ClusterMap:
+        method = channel.unary_unary(
+            _PATH + "ListNodes", pb.ListNodesRequest.SerializeToString, pb.ListNodesReply.FromString
+        )
+        reply: pb.ListNodesReply = method(pb.ListNodesRequest(), timeout=deadline_s)
+        return reply.cluster_map
+
+    return _first(coordinators, ask)
+
+
+def fsck(
+    coordinators: Coordinators,
+    verify_data: bool = False,
+    *,
+    on_progress: Callable[[pb.FsckProgress], None] | None = None,
+    deadline_s: float = FSCK_DEADLINE_S,
+) -> pb.FsckReport:
+    """Check the whole file system and return the report; `on_progress` sees every message on the way.
+
+    With `verify_data` every datanode re-reads every chunk. The first coordinator that answers does it,
+    within `deadline_s` seconds. Raises as `status` does, also when the check breaks off.
+    """
+
+    def check(channel: grpc.Channel) -> pb.FsckReport:
+        _status(channel, ADMIN_DEADLINE_S)  # a dead coordinator is told from a long check
+        method = channel.unary_stream(
+            _PATH + "Fsck", pb.FsckRequest.SerializeToString, pb.FsckProgress.FromString
+        )
+        report: pb.FsckReport | None = None
+        for progress in method(pb.FsckRequest(verify_data=verify_data), timeout=deadline_s):
+            if on_progress is not None:
+                on_progress(progress)
+            if progress.HasField("report"):
+                report = progress.report
+        if report is None:
+            raise CairnError(common_pb2.ERROR_CODE_UNAVAILABLE, "the check ended without a report")
+        return report
+
+    return _first(coordinators, check)
+
+
+def _status(channel: grpc.Channel, deadline_s: float) -> pb.StatusReply:
+    method: Any = channel.unary_unary(
+        _PATH + "Status", pb.StatusRequest.SerializeToString, pb.StatusReply.FromString
+    )
+    reply: pb.StatusReply = method(pb.StatusRequest(), timeout=deadline_s)
+    return reply
+
+
+def _first(coordinators: Coordinators, ask: Callable[[grpc.Channel], T]) -> T:
+    """The answer of the first coordinator that gives one."""
+    given = coordinators.split(",") if isinstance(coordinators, str) else coordinators
+    problems: list[str] = []
+    for address in (each.strip() for each in given):
+        with grpc.insecure_channel(address, options=_OPTIONS) as channel:
+            try:
+                return ask(channel)
+            except grpc.RpcError as error:
+                code, detail = _explain(error)
+                if code not in _TRY_ANOTHER:
+                    raise CairnError(
+                        common_pb2.ERROR_CODE_INTERNAL, f"coordinator {address}: {detail}"
+                    ) from None
+                problems.append(f"cannot reach coordinator {address}: {detail}")
+    raise CairnError(common_pb2.ERROR_CODE_UNAVAILABLE, "; ".join(problems) or "no coordinator is named")
+
+
+def _explain(error: grpc.RpcError) -> tuple[grpc.StatusCode, str]:
+    """The status of a failed call, and the part of its details that people can use."""
+    call: Any = error  # every error that a call raises is the call itself, too
+    code = call.code() or grpc.StatusCode.UNKNOWN
+    details = call.details() or code.name
+    return code, details.rpartition("Last error: ")[2] or details
