@@ -42,7 +42,6 @@ EXTENT_BLOCKS_PER_STEP: Final = 400  # truncation, removal and copying go in suc
 STEP_KEYS_MAX: Final = 900  # keys one step writes; the conductor adds a few of its own
 STEP_VALUES_MAX_BYTES: Final = 512 * KIB  # block values one step writes, before the last one
 OPEN_EXTENT_BLOCKS: Final = 16  # sent along with the answer to open
-FSCK_PROBLEMS_MAX: Final = 1_000  # told to people; all are counted
 EXTENTS_REPLY_SLICES_MAX: Final = 8_192  # the reply then covers less than was asked for
 
 # ------------------------------------------------------------------ messages
