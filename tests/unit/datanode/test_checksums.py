@@ -1,5 +1,7 @@
 """Block checksums and frame checksums come out right however the bytes are cut."""
 
+import itertools
+
 import google_crc32c
 from hypothesis import given, settings, strategies as st
 
@@ -15,7 +17,7 @@ DATA = bytes(range(251)) * 1400  # five blocks and a bit
 def test_any_cut_gives_the_same_blocks(cuts: list[int], end: int) -> None:
     borders = [0, *sorted(cut for cut in cuts if cut < end), end]
     checksums = BlockChecksums()
-    for start, stop in zip(borders, borders[1:], strict=False):
+    for start, stop in itertools.pairwise(borders):
         piece = DATA[start:stop]
         assert checksums.add(memoryview(piece)) == google_crc32c.value(piece)
     assert checksums.blocks == block_checksums(DATA[:end])

@@ -1,0 +1,120 @@
+"""One running datanode: its parts put together, started and stopped in order."""
+
+import asyncio
+from pathlib import Path
+from typing import Final
+
+import grpc.aio
+
+from cairnfs.base import limits
+from cairnfs.base.clock import SystemClock
+from cairnfs.base.errors import CairnError
+from cairnfs.base.logs import get_logger
+from cairnfs.base.settings import DatanodeSettings
+from cairnfs.datanode import upkeep
+from cairnfs.datanode.coordinators import Coordinators
+from cairnfs.datanode.disk import Disk
+from cairnfs.datanode.heartbeat import Heartbeats, Place
+from cairnfs.datanode.identity import DataDirectory
+from cairnfs.datanode.membership import Membership
+from cairnfs.datanode.peers import Peers
+from cairnfs.datanode.service import ChunksService
+from cairnfs.datanode.store.local import LocalChunkStore
+from cairnfs.datanode.tasks import TaskRunner
+from cairnfs.rpc.v1 import common_pb2
+
+_log = get_logger(__name__)
+
+STOP_GRACE_S: Final = 2.0
+_SERVER_OPTIONS: Final = (
+    ("grpc.max_receive_message_length", limits.GRPC_MESSAGE_MAX_BYTES),
+    ("grpc.max_send_message_length", limits.GRPC_MESSAGE_MAX_BYTES),
+    ("grpc.so_reuseport", 0),
+)
+_LOOPBACK: Final = ("127.", "localhost:", "[::1]:")
+
+
+def check_listen(listen: str, *, insecure: bool) -> None:
+    """Raises CairnError INVALID for an address beyond loopback unless that is wanted."""
+    if not insecure and not listen.startswith(_LOOPBACK):
+        detail = f"listening on {listen} needs --insecure: there is no TLS yet"
+        raise CairnError(common_pb2.ERROR_CODE_INVALID, detail)
+
+
+class Datanode:
+    """A datanode of one data directory. Make it and use it on one event loop."""
+
+    def __init__(self, settings: DatanodeSettings) -> None:
+        """Lock and read the data directory. Raises CairnError when that, or a setting, is wrong."""
+        check_listen(settings.listen, insecure=settings.insecure)
+        self.settings = settings
+        self.address = ""
+        self._directory = DataDirectory(Path(settings.data))
+        try:
+            self.membership = Membership(self._directory)
+            self.store = LocalChunkStore(
+                self._directory.root, settings.capacity_bytes, settings.reserve_bytes
+            )
+        except BaseException:
+            self._directory.close()
+            raise
+        self.disk = Disk(self.store)
+        self._peers = Peers(self.membership, SystemClock())
+        self._server = grpc.aio.server(options=_SERVER_OPTIONS)
+        self._heartbeats: Heartbeats | None = None
+
+    @property
+    def unix_socket(self) -> str:
+        """The name of its socket in the abstract namespace."""
+        return f"cairnfs-{self.membership.uuid}"
+
+    async def start(self) -> None:
+        """Listen and serve. Raises CairnError when the address cannot be had."""
+        host = self.settings.listen.rpartition(":")[0]
+        service = ChunksService(self.disk, self._peers, self.membership, SystemClock(), self._found_corrupt)
+        self._server.add_generic_rpc_handlers((service.handlers(),))
+        try:
+            port = self._server.add_insecure_port(self.settings.listen)
+            self._server.add_insecure_port(f"unix-abstract:{self.unix_socket}")
+        except RuntimeError as error:
+            detail = f"cannot listen on {self.settings.listen}: {error}"
+            raise CairnError(common_pb2.ERROR_CODE_UNAVAILABLE, detail) from None
+        await self._server.start()
+        self.address = f"{host}:{port}"
+
+    async def run(self) -> None:
+        """Talk to the coordinators and care for the chunks. Raises CairnError WRONG_CLUSTER."""
+        place = Place(self.settings.advertise or self.address, self.unix_socket, self.settings.rack)
+        addresses = [part.strip() for part in self.settings.coordinators.split(",") if part.strip()]
+        heartbeats = self._heartbeats = Heartbeats(
+            Coordinators(addresses), self.membership, self.disk, place, self.settings.heartbeat_s
+        )
+        tasks = heartbeats.tasks = TaskRunner(self.disk, self._peers, heartbeats.wake)
+        parts = [
+            asyncio.create_task(heartbeats.run(), name="heartbeats"),
+            asyncio.create_task(upkeep.maintain(self.disk), name="maintain"),
+            asyncio.create_task(
+                upkeep.scrub(self.disk, tasks, self.settings.scrub_bytes_per_s, heartbeats.found_corrupt),
+                name="scrub",
+            ),
+        ]
+        try:
+            await asyncio.gather(*parts)
+        finally:
+            for part in parts:
+                part.cancel()
+            await asyncio.gather(*parts, return_exceptions=True)
+            await tasks.close()
+            await heartbeats.close()
+
+    def _found_corrupt(self, chunk_id: bytes) -> None:
+        if self._heartbeats is not None:
+            self._heartbeats.found_corrupt(chunk_id)
+
+    async def stop(self) -> None:
+        """Stop serving, finish what runs on the disk, and release the data directory."""
+        await self._server.stop(STOP_GRACE_S)
+        await self._peers.close()
+        await asyncio.to_thread(self.disk.close)
+        self.store.close()
+        self._directory.close()

@@ -1,0 +1,201 @@
+"""The gRPC service Chunks: bulk messages pass as bytes, and the bulk codec reads and writes them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Final, TypeAlias
+
+import grpc
+import grpc.aio
+
+from cairnfs.base import limits
+from cairnfs.base.clock import Clock
+from cairnfs.base.errors import CairnError
+from cairnfs.base.ids import new_id
+from cairnfs.base.logs import get_logger
+from cairnfs.bulk.codec import ChunkFrame, decode_chunk_data, encode_chunk_data
+from cairnfs.datanode.disk import Disk
+from cairnfs.datanode.intake import StreamIntake
+from cairnfs.datanode.membership import Membership
+from cairnfs.datanode.peers import Peers
+from cairnfs.rpc.v1 import chunks_pb2, common_pb2
+
+_log = get_logger(__name__)
+
+SESSIONS_MAX: Final = 4_096
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+FoundCorrupt = Callable[[bytes], None]
+
+
+class ChunksService:
+    """Serves clients and peers."""
+
+    def __init__(
+        self, disk: Disk, peers: Peers, membership: Membership, clock: Clock, found_corrupt: FoundCorrupt
+    ) -> None:
+        self._disk = disk
+        self._peers = peers
+        self._membership = membership
+        self._clock = clock
+        self._found_corrupt = found_corrupt
+        self._sessions: dict[str, int] = {}
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """What to register with a server."""
+        return grpc.method_handlers_generic_handler(
+            "cairnfs.rpc.v1.Chunks",
+            {
+                "StoreChunk": grpc.stream_stream_rpc_method_handler(
+                    self.store_chunk, None, chunks_pb2.ChunkDataAck.SerializeToString
+                ),
+                "RetrieveChunk": grpc.stream_stream_rpc_method_handler(
+                    self.retrieve_chunk, chunks_pb2.RetrieveChunkRequest.FromString, None
+                ),
+                "ReplicateChunk": grpc.unary_unary_rpc_method_handler(
+                    self.replicate_chunk,
+                    chunks_pb2.ReplicateChunkRequest.FromString,
+                    chunks_pb2.ReplicateChunkReply.SerializeToString,
+                ),
+                "ChunkDataStream": grpc.stream_stream_rpc_method_handler(
+                    self.chunk_data_stream, None, chunks_pb2.ChunkDataAck.SerializeToString
+                ),
+            },
+        )
+
+    async def store_chunk(self, _requests: AsyncIterator[bytes], context: Context) -> None:
+        """StoreChunk: a client stores chunks here and on replicas."""
+        await self._serve_intake(context, limits.STORE_WINDOW_BYTES, self._registered)
+
+    async def chunk_data_stream(self, _requests: AsyncIterator[bytes], context: Context) -> None:
+        """ChunkDataStream: a peer stores replicas here."""
+        await self._serve_intake(context, limits.REPLICATION_WINDOW_BYTES, self._of_session)
+
+    async def replicate_chunk(
+        self, request: chunks_pb2.ReplicateChunkRequest, _context: Context
+    ) -> chunks_pb2.ReplicateChunkReply:
+        """ReplicateChunk: a peer asks for a replication session."""
+        mine = self._membership.cluster_id
+        if not mine or request.cluster_id != mine:
+            detail = f"node {self._membership.node} is of cluster {mine or 'none'}, not {request.cluster_id}"
+            return chunks_pb2.ReplicateChunkReply(error=common_pb2.ERROR_CODE_WRONG_CLUSTER, detail=detail)
+        if len(self._sessions) >= SESSIONS_MAX:
+            del self._sessions[next(iter(self._sessions))]
+        session = new_id()
+        self._sessions[session] = request.source_node
+        window = max(limits.FRAME_MAX_BYTES, min(request.window_bytes, limits.REPLICATION_WINDOW_BYTES))
+        return chunks_pb2.ReplicateChunkReply(
+            accepted=True, replication_session=session, ready_for_next=window
+        )
+
+    def _registered(self, _header: chunks_pb2.ChunkHeader) -> None:
+        if not self._membership.node:
+            raise CairnError(common_pb2.ERROR_CODE_UNAVAILABLE, "this datanode has not joined a cluster yet")
+
+    def _of_session(self, header: chunks_pb2.ChunkHeader) -> None:
+        if header.replication_session not in self._sessions:
+            raise CairnError(common_pb2.ERROR_CODE_STALE, "unknown replication session")
+        if header.replicas:
+            raise CairnError(common_pb2.ERROR_CODE_INVALID, "a replica makes no further copies")
+
+    async def _serve_intake(
+        self, context: Context, window_bytes: int, check: Callable[[chunks_pb2.ChunkHeader], None]
+    ) -> None:
+        intake = StreamIntake(self._disk, self._peers, self._membership.node, window_bytes, self._clock)
+        reader = asyncio.create_task(self._receive(context, intake, check))
+        writer = asyncio.create_task(_acknowledge(context, intake, reader))
+        idle = asyncio.create_task(_give_up_idle(intake))
+        try:
+            await asyncio.gather(reader, writer)
+        except CairnError as error:
+            _log.info("stream refused", peer=context.peer(), detail=str(error))
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        finally:
+            for task in (reader, writer, idle):
+                task.cancel()
+            intake.close()
+
+    async def _receive(
+        self, context: Context, intake: StreamIntake, check: Callable[[chunks_pb2.ChunkHeader], None]
+    ) -> None:
+        while isinstance(message := await context.read(), bytes):
+            frame = decode_chunk_data(message)
+            if frame.header is not None:
+                try:
+                    check(frame.header)
+                except CairnError as error:
+                    intake.refuse(frame, error)
+                    continue
+            await intake.receive(frame)
+
+    async def retrieve_chunk(self, _requests: AsyncIterator[object], context: Context) -> None:
+        """RetrieveChunk: send chunks and ranges of them, a few at a time."""
+        room = asyncio.Semaphore(limits.RETRIEVALS_QUEUED_MAX)
+        turns = asyncio.Semaphore(limits.RETRIEVALS_CONCURRENT_MAX)
+        sending = asyncio.Lock()
+        tasks: set[asyncio.Task[None]] = set()
+
+        async def send(frame: ChunkFrame) -> None:
+            message = encode_chunk_data(frame)
+            async with sending:
+                await context.write(message)
+
+        async def serve(request: chunks_pb2.RetrieveChunkRequest) -> None:
+            try:
+                async with turns:
+                    await self._retrieve(request, send)
+            finally:
+                room.release()
+
+        try:
+            while isinstance(request := await context.read(), chunks_pb2.RetrieveChunkRequest):
+                await room.acquire()
+                task = asyncio.create_task(serve(request))
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _retrieve(
+        self, request: chunks_pb2.RetrieveChunkRequest, send: Callable[[ChunkFrame], Awaitable[None]]
+    ) -> None:
+        store = self._disk.store
+        try:
+            total = store.length(request.chunk_id)
+            if total is None:
+                raise CairnError(
+                    common_pb2.ERROR_CODE_NOT_FOUND, f"chunk {request.chunk_id.hex()} is not here"
+                )
+            end = request.offset + request.length if request.length else total
+            if not request.offset < end <= total:
+                raise CairnError(common_pb2.ERROR_CODE_INVALID, f"no range of a chunk of {total} bytes")
+            offset = request.offset
+            while offset < end:
+                size = min(limits.FRAME_MAX_BYTES, end - offset)
+                data, crc = await self._disk.run(store.read, request.chunk_id, offset, size)
+                await send(ChunkFrame(request.transfer, offset, data, crc, offset + size == end))
+                offset += size
+        except CairnError as error:
+            if error.code in (common_pb2.ERROR_CODE_CORRUPT, common_pb2.ERROR_CODE_IO):
+                _log.warning("bad chunk", chunk=request.chunk_id.hex(), detail=str(error))
+                self._found_corrupt(request.chunk_id)
+            await send(ChunkFrame(request.transfer, error=error.code, detail=error.detail))
+
+
+async def _acknowledge(context: Context, intake: StreamIntake, reader: "asyncio.Task[None]") -> None:
+    """Send acknowledgements until the sender has closed its side and every transfer is answered."""
+    reader.add_done_callback(lambda _: intake.wake())
+    while True:
+        while intake.acks:
+            await context.write(intake.acks.popleft())
+        if reader.done() and intake.idle:
+            return
+        await intake.wait_for_acks()
+
+
+async def _give_up_idle(intake: StreamIntake) -> None:
+    while True:
+        await asyncio.sleep(limits.TRANSFER_IDLE_S / 4)
+        intake.give_up_idle()
