@@ -96,7 +96,6 @@ TASKS_PER_HEARTBEAT_MAX: Final = 64
 TASKS_QUEUED_MAX: Final = 4_096  # per node
 RESULTS_PER_HEARTBEAT_MAX: Final = 1_024
 DELETE_BATCH_MAX: Final = 512  # chunks per delete task
-VERIFY_BATCH_MAX: Final = 64  # chunks per verify task
 NODE_TEXT_MAX_BYTES: Final = 255  # uuid, address, rack and so on of a datanode
 SCAN_STEP_CHUNKS: Final = 500  # chunk records read in one snapshot
 REPLICA_CHANGES_PER_COMMIT: Final = 400  # chunk records changed in one transaction
@@ -108,6 +107,7 @@ SCAN_INTERVAL_S: Final = 3_600.0  # between looks at every chunk record for miss
 CHUNK_REPORT_INTERVAL_S: Final = 6 * 3_600.0
 SAFE_MODE_SHARE: Final = 0.5  # of the nodes must have reported, once the others had time to
 FSCK_PROBLEMS_MAX: Final = 1_000
+FSCK_REPORTS_DEADLINE_S: Final = 60.0  # for the chunk reports that a check asks for
 
 # ------------------------------------------------------------------ datanode
 STORE_BATCH_MAX_BYTES: Final = 8 * MIB  # small chunks that share one fdatasync

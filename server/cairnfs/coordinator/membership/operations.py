@@ -67,10 +67,13 @@ def _plan_chunk(
     record = chunk_table.get_chunk(txn, spec.chunk_id)
     if record is not None and record.state == ChunkState.DELETING:
         raise CairnError(common_pb2.ERROR_CODE_UNAVAILABLE, f"{spec.chunk_id.hex()} is being deleted")
-    # A chunk whose holders are all dead is stored anew: the writer has what the cluster lost.
-    if record is not None and record.references > 0 and any(map(manager.is_alive, record.nodes)):
-        return pb.ChunkPlan(chunk_id=spec.chunk_id, stored=True)
-    nodes = placer.place(spec.length, manager.replicas, exclude=exclude)
+    # A chunk whose holders are all dead or bad is stored anew: the writer has what the cluster lost.
+    bad: list[int] = []
+    if record is not None and record.references > 0:
+        bad = [number for number in record.nodes if upkeep.doubts.is_bad(number, spec.chunk_id)]
+        if any(manager.is_alive(number) for number in record.nodes if number not in bad):
+            return pb.ChunkPlan(chunk_id=spec.chunk_id, stored=True)
+    nodes = placer.place(spec.length, manager.replicas, exclude=[*exclude, *bad])
     if len(nodes) < manager.replicas:
         upkeep.note_short_plan()
     return pb.ChunkPlan(chunk_id=spec.chunk_id, nodes=nodes)

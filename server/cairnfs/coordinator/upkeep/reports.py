@@ -75,7 +75,7 @@ class NodeReports:
     """What is known of one node's reports; `due_s` is when the next one is wanted (monotonic)."""
 
     due_s: float
-    complete: bool = False  # since the coordinator started
+    complete_s: float | None = None  # when the last one was reconciled, since the coordinator started
     under_way: bool = False
     suspected: set[bytes] = field(default_factory=set[bytes])  # in a record, not in the last report
 
@@ -138,7 +138,7 @@ class Reconciliation:
             absent=len(self._absent),
             postponed=self.postponed,
         )
-        return NodeReports(due_s=now + self._pause_s(), complete=True, suspected=self._absent)
+        return NodeReports(due_s=now + self._pause_s(), complete_s=now, suspected=self._absent)
 
     # ------------------------------------------------------------------ inside
 

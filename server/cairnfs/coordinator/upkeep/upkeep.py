@@ -118,6 +118,20 @@ class Upkeep:
             reports.under_way = False
             reports.due_s = self._now
 
+    def request_report(self, node: int) -> None:
+        """Have `node` report with its next heartbeat."""
+        self._reports.setdefault(node, NodeReports(due_s=self._now)).due_s = self._now
+
+    def last_report_s(self, node: int) -> float | None:
+        """When the newest complete report of `node` was reconciled (monotonic)."""
+        reports = self._reports.get(node)
+        return reports.complete_s if reports is not None else None
+
+    def is_absent(self, node: int, chunk_id: bytes) -> bool:
+        """Whether the newest report of `node` lacks a chunk that its record places there."""
+        reports = self._reports.get(node)
+        return reports is not None and chunk_id in reports.suspected
+
     # ------------------------------------------------------------------ clients
 
     def replica_reported(self, chunk_id: bytes, node: int) -> None:
@@ -144,7 +158,7 @@ class Upkeep:
 
     def _has_reported(self, node: int) -> bool:
         reports = self._reports.get(node)
-        return reports is not None and reports.complete
+        return reports is not None and reports.complete_s is not None
 
     def _is_barred_target(self, node: int, chunk_id: bytes) -> bool:
         return self.doubts.is_bad(node, chunk_id) or self.deleter.may_vanish(node, chunk_id)
@@ -163,7 +177,8 @@ class Upkeep:
             for one in batch if answered else ():
                 self.doubts.is_gone(node, one)
 
-        self.deleter.delete(node, [chunk_id], finished)
+        if not self.deleter.delete(node, [chunk_id], finished):
+            self._look_again(node)
         self.repairer.consider(chunk_id, record)
 
     def _membership_changed(self, update: common_pb2.NodeUpdate) -> None:
