@@ -6,14 +6,17 @@ from typing import Any, Final
 from cairnfs.base.errors import CairnError
 from cairnfs.base.ids import new_id
 from cairnfs.base.limits import BLOCK_BYTES, ROOT_INO, SESSIONS_MAX
+from cairnfs.base.logs import get_logger
 from cairnfs.coordinator import sessions as session_records
-from cairnfs.coordinator.conductor.context import Context, explain, log
+from cairnfs.coordinator.conductor.context import Context, explain
 from cairnfs.coordinator.conductor.locking import Locking
 from cairnfs.coordinator.leases import NONE, READ, WRITE
 from cairnfs.coordinator.namespace.operation import Env
 from cairnfs.coordinator.sessions import Session, check_hello
 from cairnfs.engine.interface import Outcome
 from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
+
+log = get_logger(__name__)
 
 _ROOT: Final = pb.Caller(uid=0, gid=0)
 
@@ -145,6 +148,8 @@ class Arrivals:
         welcome.replicas = config.replicas
         welcome.chunk_bytes = BLOCK_BYTES
         self._context.emit(session, pb.Event(welcome=welcome))
+        if self._context.low_space:
+            self._context.emit(session, pb.Event(notice=pb.Notice(low_space=True)))
 
     def _refuse(self, connection: int, error: Exception) -> None:
         code, message = explain(error, "hello")

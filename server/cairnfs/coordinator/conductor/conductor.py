@@ -17,6 +17,7 @@ from cairnfs.base.limits import (
     REQUESTS_PER_MESSAGE_MAX,
     SESSION_OUTSTANDING_MAX,
 )
+from cairnfs.base.logs import get_logger
 from cairnfs.coordinator import keys, sessions as session_records
 from cairnfs.coordinator.conductor.arrivals import Arrivals
 from cairnfs.coordinator.conductor.context import (
@@ -27,7 +28,6 @@ from cairnfs.coordinator.conductor.context import (
     InodeNumbers,
     Read,
     answer,
-    log,
 )
 from cairnfs.coordinator.conductor.endings import Endings
 from cairnfs.coordinator.conductor.grants import Grants
@@ -43,10 +43,10 @@ from cairnfs.coordinator.sessions import Session
 from cairnfs.engine.interface import Outcome
 from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
 
+log = get_logger(__name__)
+
 # Requests that no lease of anybody else can conflict with: they need not wait for recovery.
 _HARMLESS: Final = frozenset({"statfs", "plan_write", "report_replica", "release", "cancel_lock"})
-# Changes that a session mounted read-only may make.
-_READ_ONLY: Final = frozenset({"report_replica"})
 # A session that sends these is saving data, perhaps for a recall.
 _SAVING: Final = frozenset({"plan_write", "commit_write"})
 
@@ -77,7 +77,6 @@ class Conductor:
         self._arrivals = Arrivals(self.context, self._locking, self._attach)
         self._connections: dict[int, Session | None] = {}
         self._deferred: deque[tuple[Session, pb.Request]] = deque()
-        self._low_space = False
         self._handlers: Final[dict[str, Handler]] = {
             "release": self._release,
             "get_lock": self._locking.get,
@@ -159,8 +158,8 @@ class Conductor:
 
     def low_space(self, low: bool) -> Effects:
         """Tell every session whether space is low, when that has changed."""
-        if low != self._low_space:
-            self._low_space = low
+        if low != self.context.low_space:
+            self.context.low_space = low
             for session in self.context.sessions.all():
                 self.context.emit(session, pb.Event(notice=pb.Notice(low_space=low)))
         return self.context.take_effects()
@@ -246,7 +245,7 @@ class Conductor:
         if not spec.mutates:
             self._reads.start(session, seq, request.caller, spec, op)
             return
-        if session.read_only and name not in _READ_ONLY:
+        if session.read_only:
             raise CairnError(common.ERROR_CODE_READ_ONLY)
         record = self._record(session, seq) if repeated else None
         if record is None:

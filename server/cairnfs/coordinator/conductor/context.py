@@ -84,6 +84,7 @@ class Context:
         self.recalls: Final = RecallBook(config.lease_s, config.incarnation)
         self.locks: Final = LockTable()
         self.effects = Effects()
+        self.low_space = False
 
     # ------------------------------------------------------------------ effects
 

@@ -4,14 +4,17 @@ The end is durable before anything the session held is given to others, so that 
 coordinator cannot come back to the next with its old leases.
 """
 
+from cairnfs.base.logs import get_logger
 from cairnfs.coordinator import sessions as session_records
-from cairnfs.coordinator.conductor.context import Context, log
+from cairnfs.coordinator.conductor.context import Context
 from cairnfs.coordinator.conductor.locking import Locking
 from cairnfs.coordinator.conductor.orphans import Orphans
 from cairnfs.coordinator.recalls import wake
 from cairnfs.coordinator.sessions import Session
 from cairnfs.engine.interface import EngineBroken, Outcome
 from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
+
+log = get_logger(__name__)
 
 
 class Endings:

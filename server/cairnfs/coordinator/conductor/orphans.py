@@ -1,13 +1,16 @@
 """Inodes without a name: reaped as soon as no session has them open."""
 
 from cairnfs.base.limits import ROOT_INO
+from cairnfs.base.logs import get_logger
 from cairnfs.coordinator import keys
-from cairnfs.coordinator.conductor.context import Context, log
+from cairnfs.coordinator.conductor.context import Context
 from cairnfs.coordinator.leases import Pending
 from cairnfs.coordinator.namespace.operation import Touch
 from cairnfs.coordinator.namespace.reap import list_orphans, reap_step
 from cairnfs.engine.interface import EngineBroken, Operation, Outcome
 from cairnfs.rpc.v1 import metadata_pb2 as pb
+
+log = get_logger(__name__)
 
 
 class Reaping(Pending):

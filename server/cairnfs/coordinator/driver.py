@@ -1,0 +1,154 @@
+"""Carries out what the conductor decides: commits through the committer, events through outboxes."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from cairnfs.base.limits import FRAME_MAX_BYTES, SESSION_OUTBOX_MAX_BYTES
+from cairnfs.base.logs import get_logger
+from cairnfs.coordinator.conductor import Conductor, Effects
+from cairnfs.engine.committer import Committer, Done
+from cairnfs.engine.interface import EngineBroken, Outcome
+from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
+
+log = get_logger(__name__)
+
+_MESSAGE_BYTES: Final = FRAME_MAX_BYTES  # a larger message is split between events
+_TICK_MAX_S: Final = 0.25
+_EVENTS_TAG: Final = b"\x0a"  # ServerMessage.events, length-delimited
+
+
+class Outbox:
+    """Serialized events for one connection, in order, until its writer takes them."""
+
+    def __init__(self) -> None:
+        self._parts: deque[bytes] = deque()
+        self._ready = asyncio.Event()
+        self.size_bytes = 0
+        self.closing = False
+
+    def put(self, events: Sequence[pb.Event]) -> None:
+        """Append `events`; ignored once closing."""
+        if self.closing:
+            return
+        for event in events:
+            body = event.SerializeToString()
+            part = b"".join((_EVENTS_TAG, _varint(len(body)), body))
+            self._parts.append(part)
+            self.size_bytes += len(part)
+        self._ready.set()
+
+    def close(self) -> None:
+        """Nothing more comes; what is there is still to be sent."""
+        self.closing = True
+        self._ready.set()
+
+    async def take(self) -> bytes:
+        """The next ServerMessage, everything queued in it up to about 1 MiB; empty when closed and sent."""
+        while not self._parts and not self.closing:
+            self._ready.clear()
+            await self._ready.wait()
+        taken: list[bytes] = []
+        room_bytes = _MESSAGE_BYTES
+        while self._parts and room_bytes > 0:
+            part = self._parts.popleft()
+            taken.append(part)
+            room_bytes -= len(part)
+            self.size_bytes -= len(part)
+        return b"".join(taken)
+
+
+class Driver:
+    """Feeds one conductor and obeys its effects. All methods run on the event loop's thread."""
+
+    def __init__(
+        self, conductor: Conductor, committer: Committer, broken: Callable[[], None], lease_s: float
+    ) -> None:
+        """`broken` is called when storage failed, so that this process must end."""
+        self.conductor: Final = conductor
+        self._committer = committer
+        self._broken = broken
+        self._tick_s = min(_TICK_MAX_S, lease_s / 20)
+        self._outboxes: dict[int, Outbox] = {}
+        self._last_connection = 0
+        self._stopped = False
+
+    def delivered(self, batch: Sequence[tuple[Done, Outcome]]) -> None:
+        """Outcomes of one group commit."""
+        if any(isinstance(outcome.error, EngineBroken) for _, outcome in batch):
+            self._broken()
+        self._do(self.conductor.committed(batch))
+
+    def start(self) -> None:
+        """Begin; sessions of the coordinator before are expected back from now on."""
+        self._do(self.conductor.start())
+
+    def stop(self) -> None:
+        """Take no more commits: what is under way is finished by closing the committer."""
+        self._stopped = True
+
+    async def run(self, low_space: Callable[[], bool]) -> None:
+        """Let time pass until cancelled."""
+        while True:
+            await asyncio.sleep(self._tick_s)
+            try:
+                self._do(self.conductor.tick())
+                self._do(self.conductor.low_space(low_space()))
+            except Exception:
+                log.exception("tick_failed")
+
+    # ------------------------------------------------------------------ connections
+
+    def connect(self, hello: pb.Hello) -> tuple[int, Outbox]:
+        """A connection that said Hello; returns its number and where its events come out."""
+        self._last_connection += 1
+        connection = self._last_connection
+        outbox = self._outboxes[connection] = Outbox()
+        self._do(self.conductor.connect(connection, hello))
+        return connection, outbox
+
+    def message(self, connection: int, message: pb.ClientMessage) -> None:
+        """The next message of a connection."""
+        self._do(self.conductor.message(connection, message))
+
+    def disconnect(self, connection: int) -> None:
+        """The connection is gone."""
+        self._outboxes.pop(connection, None)
+        self._do(self.conductor.disconnect(connection))
+
+    def node_update(self, update: common.NodeUpdate) -> None:
+        """The membership changed."""
+        self._do(self.conductor.node_updates((update,)))
+
+    # ------------------------------------------------------------------ effects
+
+    def _do(self, effects: Effects) -> None:
+        if not self._stopped:
+            for commit in effects.commits:
+                self._committer.submit(commit.operation, commit.token)
+        overflowing = []
+        for connection, events in effects.sends.items():
+            outbox = self._outboxes.get(connection)
+            if outbox is not None:
+                outbox.put(events)
+                if outbox.size_bytes > SESSION_OUTBOX_MAX_BYTES:
+                    overflowing.append(connection)
+        for connection in effects.closes:
+            outbox = self._outboxes.get(connection)
+            if outbox is not None:
+                outbox.close()
+        for connection in overflowing:
+            self._do(self.conductor.overflow(connection))
+
+
+def _varint(number: int) -> bytes:
+    """`number` as protobuf writes lengths."""
+    if number < 0x80:
+        return bytes((number,))
+    parts = bytearray()
+    while number > 0x7F:
+        parts.append(number & 0x7F | 0x80)
+        number >>= 7
+    parts.append(number)
+    return bytes(parts)
