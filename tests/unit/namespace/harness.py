@@ -10,6 +10,7 @@ from cairnfs.base.checksums import chunk_id
 from cairnfs.base.errors import CairnError
 from cairnfs.base.limits import BLOCK_BYTES, ROOT_INO
 from cairnfs.coordinator.namespace import ids, mkfs, reap
+from cairnfs.coordinator.namespace.check import Checker
 from cairnfs.coordinator.namespace.operation import Env, Footprint, MoreSteps
 from cairnfs.coordinator.namespace.registry import OPERATIONS
 from cairnfs.engine.interface import Operation, Transaction
@@ -155,3 +156,14 @@ class Namespace:
         for ino in self.engine.read(reap.list_orphans):
             while not self.write(lambda txn, ino=ino: reap.reap_step(txn, ino, self.now_ns)):  # type: ignore[misc]
                 pass
+
+    def check(self, *, wanted_replicas: int = len(NODES), step: int = 7) -> pb.FsckReport:
+        """What the checker finds; every node is alive."""
+        checker = Checker(wanted_replicas, lambda _node: True)
+        while not self.engine.read(lambda txn: checker.step(txn, step)):
+            pass
+        return checker.report
+
+    def assert_sound(self) -> None:
+        """The checker finds no fault."""
+        assert list(self.check().problems) == []

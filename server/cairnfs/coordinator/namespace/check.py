@@ -1,0 +1,234 @@
+"""The metadata checker behind fsck: walks everything in bounded steps and compares every count.
+
+Steps may see different snapshots while the file system is in use. A difference is therefore a fault only if
+what it is about did not change between the first look and a last one (the change counter of an inode, the
+references of a chunk); what did change is left for the next check. It only reads, and keeps a few numbers per
+inode and chunk in memory.
+"""
+
+import stat
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Final, NamedTuple
+
+from cairnfs.base.limits import FSCK_PROBLEMS_MAX, ROOT_INO
+from cairnfs.coordinator import chunk_table, keys
+from cairnfs.coordinator.namespace import tree, usage
+from cairnfs.coordinator.records import ChunkRecord, Dentry, Inode, decode_slices
+from cairnfs.engine.interface import ReadTransaction
+from cairnfs.rpc.v1 import metadata_pb2 as pb
+
+
+class _Seen(NamedTuple):
+    """What the first look at an inode found."""
+
+    kind: int
+    nlink: int
+    change: int
+    allocated_bytes: int
+
+
+_DIRECTORY: Final = stat.S_IFDIR >> 12
+
+
+class Checker:
+    """One check. Call `step` with fresh transactions until it returns true, then take `report`.
+
+    `live` tells whether a node's replicas count; `wanted_replicas` is what a chunk should have.
+    """
+
+    def __init__(self, wanted_replicas: int, live: Callable[[int], bool]) -> None:
+        self.report = pb.FsckReport()
+        self._wanted_replicas = wanted_replicas
+        self._live = live
+        self._inodes: dict[int, _Seen] = {}
+        self._links: defaultdict[int, int] = defaultdict(int)
+        self._subdirectories: defaultdict[int, int] = defaultdict(int)
+        self._allocated: defaultdict[int, int] = defaultdict(int)
+        self._references: dict[bytes, int] = {}
+        self._slices: defaultdict[bytes, int] = defaultdict(int)
+        self._usage = usage.Usage(0, 0)
+        self._after = b""
+        self._after_ino = 0
+        self._suspect_inodes: Iterator[int] = iter(())
+        self._suspect_chunks: Iterator[bytes] = iter(())
+        self._phases = [
+            ("chunks", self._walk_chunks),
+            ("inodes", self._walk_inodes),
+            ("names", self._walk_names),
+            ("extents", self._walk_extents),
+            ("links", self._judge_inodes),
+            ("references", self._judge_chunks),
+            ("usage", self._judge_usage),
+        ]
+
+    @property
+    def phase(self) -> str:
+        """What the next step does, for people."""
+        return self._phases[0][0] if self._phases else "done"
+
+    def step(self, txn: ReadTransaction, limit: int = 1_000) -> bool:
+        """Look at about `limit` records more; true when the check is complete."""
+        if self._phases and self._phases[0][1](txn, limit):
+            self._after = b""
+            self._phases.pop(0)
+        return not self._phases
+
+    def _problem(self, field: str, text: str) -> None:
+        setattr(self.report, field, getattr(self.report, field) + 1)
+        if len(self.report.problems) < FSCK_PROBLEMS_MAX:
+            self.report.problems.append(text)
+
+    # -------------------------------------------------------------- the walks
+
+    def _walk_chunks(self, txn: ReadTransaction, limit: int) -> bool:
+        if not self._after:
+            self._usage = usage.read(txn)
+        found = chunk_table.scan_chunks(txn, self._after, limit)
+        for chunk_id, record in found:
+            self._after = chunk_id
+            self.report.chunks += 1
+            self._references[chunk_id] = record.references
+            self._check_replicas(txn, chunk_id, record)
+        return len(found) < limit
+
+    def _check_replicas(self, txn: ReadTransaction, chunk_id: bytes, record: ChunkRecord) -> None:
+        if record.references == 0:
+            self.report.unreferenced += 1
+            if txn.get(keys.garbage(record.garbage_since_ns, chunk_id)) is None:
+                self._problem("wrong_references", f"chunk {chunk_id.hex()} would never be collected")
+            return
+        if not record.nodes:
+            self._problem("missing", f"chunk {chunk_id.hex()} has no replica")
+            return
+        live = sum(1 for node in record.nodes if self._live(node))
+        if live < self._wanted_replicas:
+            self.report.under_replicated += 1
+        elif live > self._wanted_replicas:
+            self.report.over_replicated += 1
+
+    def _walk_inodes(self, txn: ReadTransaction, limit: int) -> bool:
+        count = 0
+        for key, value in txn.scan(*keys.inode_range(self._after_ino), limit=limit):
+            count += 1
+            ino = self._after_ino = keys.inode_of(key)
+            inode = Inode.decode(value)
+            self._inodes[ino] = _Seen(inode.mode >> 12, inode.nlink, inode.change, inode.allocated_bytes)
+            self.report.inodes += 1
+            self.report.directories += tree.is_directory(inode)
+            if inode.xattrs and sum(1 for _ in txn.scan(*keys.xattr_range(ino))) != inode.xattrs:
+                self._problem("wrong_usage", f"inode {ino} miscounts its extended attributes")
+            if stat.S_ISLNK(inode.mode) and txn.get(keys.symlink(ino)) is None:
+                self._problem("dangling", f"symbolic link {ino} has no target")
+        return count < limit
+
+    def _walk_names(self, txn: ReadTransaction, limit: int) -> bool:
+        count = 0
+        for key, value in txn.scan(*keys.all_dentries(self._after), limit=limit):
+            count += 1
+            self._after = key
+            self._check_name(txn, keys.inode_of(key), keys.dentry_name(key), Dentry.decode(value))
+        return count < limit
+
+    def _check_name(self, txn: ReadTransaction, directory: int, name: bytes, entry: Dentry) -> None:
+        self._links[entry.ino] += 1
+        self._subdirectories[directory] += entry.kind == _DIRECTORY
+        where = f"{name!r} in directory {directory}"
+        inode = tree.find_inode(txn, entry.ino)
+        if inode is None:
+            self._problem("dangling", f"{where} leads to the missing inode {entry.ino}")
+        elif inode.mode >> 12 != entry.kind:
+            self._problem("wrong_links", f"{where} says another type than inode {entry.ino}")
+        elif tree.is_directory(inode) and inode.parent != directory:
+            self._problem("wrong_links", f"{where} is directory {entry.ino} with parent {inode.parent}")
+        if directory not in self._inodes and tree.find_inode(txn, directory) is None:
+            self._problem("dangling", f"{where}, which does not exist")
+
+    def _walk_extents(self, txn: ReadTransaction, limit: int) -> bool:
+        count = 0
+        for key, value in txn.scan(*keys.all_extents(self._after), limit=limit):
+            count += 1
+            self._after = key
+            ino = keys.inode_of(key)
+            end = 0
+            for one in decode_slices(value):
+                self._allocated[ino] += one.length
+                self._slices[one.chunk_id] += 1
+                if one.offset < end or one.chunk_offset + one.length > one.chunk_length:
+                    block = keys.extent_block(key)
+                    self._problem("wrong_references", f"bad slice at {one.offset} in block {block} of {ino}")
+                end = one.end
+        return count < limit
+
+    # -------------------------------------------------------------- the judgements
+
+    def _judge_inodes(self, txn: ReadTransaction, limit: int) -> bool:
+        if not self._after:
+            self._after = b"started"
+            strangers = (ino for ino in self._allocated if ino not in self._inodes)
+            self._suspect_inodes = iter([*filter(self._is_suspect, self._inodes), *strangers])
+        suspects = list(islice(self._suspect_inodes, limit))
+        for ino in suspects:
+            self._judge_inode(txn, ino)
+        return len(suspects) < limit
+
+    def _is_suspect(self, ino: int) -> bool:
+        seen = self._inodes[ino]
+        return (
+            seen.nlink == 0
+            or seen.nlink != self._expected_links(ino, seen)
+            or seen.allocated_bytes != self._allocated.get(ino, 0)
+        )
+
+    def _expected_links(self, ino: int, seen: _Seen) -> int:
+        names = self._links.get(ino, 0)
+        if seen.kind != _DIRECTORY:
+            return names
+        if names != (0 if ino == ROOT_INO else 1):
+            return 0
+        return 2 + self._subdirectories.get(ino, 0)
+
+    def _judge_inode(self, txn: ReadTransaction, ino: int) -> None:
+        inode = tree.find_inode(txn, ino)
+        seen = self._inodes.get(ino)
+        if seen is None:
+            if inode is None:
+                self._problem("wrong_usage", f"extents of the missing inode {ino}")
+            return
+        if inode is None or inode.change != seen.change:
+            return
+        names = self._links.get(ino, 0)
+        if names == 0 and ino != ROOT_INO:
+            if inode.nlink > 0 or txn.get(keys.orphan(ino)) is None:
+                self._problem("orphaned", f"inode {ino} has no name and is not to be reaped")
+        elif inode.nlink != self._expected_links(ino, seen):
+            expected = self._expected_links(ino, seen)
+            self._problem("wrong_links", f"inode {ino} counts {inode.nlink} links instead of {expected}")
+        held = self._allocated.get(ino, 0)
+        if inode.allocated_bytes != held:
+            self._problem("wrong_usage", f"inode {ino} counts {inode.allocated_bytes} bytes, holds {held}")
+
+    def _judge_chunks(self, txn: ReadTransaction, limit: int) -> bool:
+        if not self._after:
+            self._after = b"started"
+            chunks = {**self._references, **self._slices}
+            self._suspect_chunks = iter(
+                [one for one in chunks if self._references.get(one) != self._slices.get(one, 0)]
+            )
+        suspects = list(islice(self._suspect_chunks, limit))
+        for chunk_id in suspects:
+            record = chunk_table.get_chunk(txn, chunk_id)
+            if record is None and chunk_id in self._slices:
+                self._problem("wrong_references", f"slices of the unknown chunk {chunk_id.hex()}")
+            elif record is not None and record.references == self._references.get(chunk_id):
+                counts = f"counts {record.references} references, has {self._slices.get(chunk_id, 0)}"
+                self._problem("wrong_references", f"chunk {chunk_id.hex()} {counts}")
+        return len(suspects) < limit
+
+    def _judge_usage(self, txn: ReadTransaction, _limit: int) -> bool:
+        now = usage.read(txn)
+        counted = usage.Usage(self.report.inodes, sum(self._allocated.values()))
+        if now == self._usage != counted:
+            self._problem("wrong_usage", f"usage counts {now}, there are {counted}")
+        return True
