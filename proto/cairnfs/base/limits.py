@@ -107,6 +107,7 @@ SCAN_INTERVAL_S: Final = 3_600.0  # between looks at every chunk record for miss
 CHUNK_REPORT_INTERVAL_S: Final = 6 * 3_600.0
 SAFE_MODE_SHARE: Final = 0.5  # of the nodes must have reported, once the others had time to
 FSCK_PROBLEMS_MAX: Final = 1_000
+FSCK_VERIFY_CHUNKS: Final = 32  # per task, so that a slow disk answers in time
 FSCK_REPORTS_DEADLINE_S: Final = 60.0  # for the chunk reports that a check asks for
 
 # ------------------------------------------------------------------ datanode

@@ -34,7 +34,7 @@ async def _verify_batch(upkeep: Upkeep, clock: Clock, node: int, after: bytes) -
         if not answer.done():
             answer.set_result(result)
 
-    task = nodes_pb2.Task(verify=nodes_pb2.VerifyChunks(after=after, limit=limits.VERIFY_CHUNKS_MAX))
+    task = nodes_pb2.Task(verify=nodes_pb2.VerifyChunks(after=after, limit=limits.FSCK_VERIFY_CHUNKS))
     if not upkeep.board.submit(node, task, done, clock.monotonic()):
         return None
     return await answer

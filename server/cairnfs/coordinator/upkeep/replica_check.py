@@ -34,7 +34,7 @@ class ReplicaCheck:
             self._report.chunks += 1
             if record.references == 0 or record.state != ChunkState.LIVE:
                 self._report.unreferenced += 1
-            else:
+            elif record.nodes:  # otherwise the metadata check has counted it as missing
                 self._check(chunk_id, record)
         if found:
             self._after = found[-1][0]

@@ -78,6 +78,7 @@ class NodeReports:
     complete_s: float | None = None  # when the last one was reconciled, since the coordinator started
     under_way: bool = False
     suspected: set[bytes] = field(default_factory=set[bytes])  # in a record, not in the last report
+    dropped: set[bytes] = field(default_factory=set[bytes])  # the last report confirmed that it lacks them
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,8 @@ class Reconciliation:
         self._after = b""
         self._absent: set[bytes] = set()
         self._unknown: list[bytes] = []
-        self.added = self.dropped = self.postponed = 0
+        self._dropped: set[bytes] = set()
+        self.added = self.postponed = 0
 
     def step(self, txn: ReadTransaction) -> bool:
         """Reconcile the next range of ids; whether more follow."""
@@ -134,11 +136,13 @@ class Reconciliation:
             node=self._node,
             chunks=len(self._listing),
             added=self.added,
-            dropped=self.dropped,
+            dropped=len(self._dropped),
             absent=len(self._absent),
             postponed=self.postponed,
         )
-        return NodeReports(due_s=now + self._pause_s(), complete_s=now, suspected=self._absent)
+        return NodeReports(
+            due_s=now + self._pause_s(), complete_s=now, suspected=self._absent, dropped=self._dropped
+        )
 
     # ------------------------------------------------------------------ inside
 
@@ -178,7 +182,7 @@ class Reconciliation:
             if len(self._absent) < limits.REPAIR_QUEUE_MAX:
                 self._absent.add(chunk_id)
             return
-        self.dropped += 1
+        self._dropped.add(chunk_id)
 
         def repair(applied: Applied) -> None:
             self._parts.repairer.consider(chunk_id, applied.record)

@@ -130,7 +130,7 @@ class Upkeep:
     def is_absent(self, node: int, chunk_id: bytes) -> bool:
         """Whether the newest report of `node` lacks a chunk that its record places there."""
         reports = self._reports.get(node)
-        return reports is not None and chunk_id in reports.suspected
+        return reports is not None and (chunk_id in reports.suspected or chunk_id in reports.dropped)
 
     # ------------------------------------------------------------------ clients
 
