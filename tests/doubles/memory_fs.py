@@ -319,6 +319,15 @@ class MemoryFileSystem:
         if flags & 2 and name not in xattrs:
             fail(errno.ENODATA)
         xattrs[name] = value
+        if name == b"system.posix_acl_access":
+            self._apply_acl(self._get(ino).attr, value)
+
+    def _apply_acl(self, attr: common_pb2.Attr, acl: bytes) -> None:
+        """The mode's bits follow the ACL: owner, mask (as group) and others."""
+        bits = {1: 0, 16: 0, 32: 0}
+        for at in range(4, len(acl), 8):
+            bits[int.from_bytes(acl[at : at + 2], "little")] = acl[at + 2]
+        attr.mode = attr.mode & ~0o777 | bits[1] << 6 | bits[16] << 3 | bits[32]
 
     async def listxattr(self, ino: int, caller: pb.Caller) -> Sequence[bytes]:
         await self._enter("listxattr")

@@ -4,19 +4,19 @@ Each line of standard input is [command, argument ...]; each is answered by one 
 """
 
 import json
-import logging
 import sys
 from pathlib import Path
 from typing import Any
 
 import trio
 
+from cairnfs.base.errors import CairnError
+from cairnfs.base.logs import configure_logging
 from cairnfs.fuse.attributes import Presentation
 from cairnfs.fuse.notifier import Notifier
 from cairnfs.fuse.server import Mounting, connection, serve
 from cairnfs.rpc.v1 import metadata_pb2 as pb
 from tests.doubles.memory_fs import MemoryFileSystem, _BY_ERRNO
-from cairnfs.base.errors import CairnError
 
 
 class Control:
@@ -89,7 +89,7 @@ def _say(answer: Any) -> None:
 async def main(mountpoint: Path, options: set[str]) -> None:
     fs = MemoryFileSystem()
     presentation = Presentation(fs.root_ino)
-    notifier = Notifier(presentation)
+    notifier = Notifier()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_serve_commands, Control(fs, notifier), nursery.cancel_scope)
         mounting = Mounting(mountpoint, {"fsname=memory", "subtype=cairnfs", *options}, presentation)
@@ -98,5 +98,5 @@ async def main(mountpoint: Path, options: set[str]) -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO)
+    configure_logging("memory", "info", "text")
     trio.run(main, Path(sys.argv[1]), set(sys.argv[2:]))

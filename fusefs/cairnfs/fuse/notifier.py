@@ -37,16 +37,19 @@ class Notifier:
     begun is done once. `serve` must be running. Never await these methods inside a handler.
     """
 
-    def __init__(self, presentation: Presentation) -> None:
-        self._to_kernel = presentation.to_kernel
+    def __init__(self) -> None:
+        self._to_kernel: Callable[[int], int] = int
         self._threads = trio.CapacityLimiter(NOTIFIER_THREADS)
         self._unlimited = trio.CapacityLimiter(math.inf)  # trio's own would make us wait for others' threads
         self._places = trio.CapacityLimiter(NOTIFIER_QUEUE_MAX)
         self._waiting: dict[Hashable, _Batch] = {}
         self._nursery: trio.Nursery | None = None
 
-    async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def serve(
+        self, presentation: Presentation, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
         """Run until cancelled; callers that still wait are let go then."""
+        self._to_kernel = presentation.to_kernel
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery

@@ -48,7 +48,7 @@ async def serve(
         async with trio.open_nursery() as nursery:
             install(Dispatcher(locks, nursery))
             try:
-                await nursery.start(notifier.serve)
+                await nursery.start(notifier.serve, mounting.presentation)
                 await pyfuse3.main(min_tasks=2)
             finally:
                 install(None)
