@@ -5,6 +5,7 @@ has one queue and at most one wake-up under way, however many messages wait (doc
 """
 
 import asyncio
+import atexit
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -20,13 +21,36 @@ _log = get_logger(__name__)
 
 _Call = tuple[Callable[..., None], tuple[Any, ...]]
 
+_idle_loops: list[asyncio.AbstractEventLoop] = []
+
+
+def _take_loop() -> asyncio.AbstractEventLoop:
+    """An event loop that no thread runs.
+
+    Loops are kept for the next wire and closed only when the process ends: gRPC may still have events of
+    cancelled calls for a loop after its last channel was closed, and its poller fails on a closed loop.
+    """
+    if _idle_loops:
+        return _idle_loops.pop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    loop.set_exception_handler(_on_loop_error)
+    atexit.register(loop.close)
+    return loop
+
+
+def _on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what a callback raised, except that another event loop of this process took gRPC's events."""
+    if isinstance(context.get("exception"), BlockingIOError):
+        return
+    loop.default_exception_handler(context)
+
 
 class Wire:
     """Runs callables in the wire thread (`post`) and on the trio thread (`post_to_trio`), in order."""
 
     def __init__(self, token: trio.lowlevel.TrioToken) -> None:
         self._token = token
-        self._loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+        self._loop = _take_loop()
         self._to_wire: deque[_Call] = deque()
         self._to_trio: deque[_Call] = deque()
         self._wire_woken = False
@@ -86,13 +110,9 @@ class Wire:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        try:
-            self._loop.run_forever()
-            self._loop.run_until_complete(self._finish_tasks())
-            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-        finally:
-            asyncio.set_event_loop(None)
-            self._loop.close()
+        self._loop.run_forever()
+        self._loop.run_until_complete(self._finish_tasks())
+        asyncio.set_event_loop(None)
 
     async def _finish_tasks(self) -> None:
         for task in list(self._tasks):
@@ -110,6 +130,7 @@ class Wire:
         self._stopped = True
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(self._thread.join)
+        _idle_loops.append(self._loop)
 
 
 @asynccontextmanager
