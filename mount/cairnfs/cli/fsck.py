@@ -2,12 +2,16 @@
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from cairnfs.cli.admin import COORDINATORS, DATA, coordinators_of, plain
 from cairnfs.cli.options import CONFIG, JSON
 from cairnfs.cli.output import print_json
+
+if TYPE_CHECKING:
+    from cairnfs.rpc.v1.metadata_pb2 import FsckProgress
 
 VERIFY = typer.Option(False, "--verify-data", help="also let every datanode re-read every chunk")
 NOT_FAULTS = frozenset({"inodes", "directories", "chunks", "unreferenced", "over_replicated", "problems"})
@@ -26,11 +30,14 @@ def command(
     cairnfs fsck
     cairnfs fsck --verify-data --json
 
-    It checks names, link counts, references of chunks, and replicas. Status 0: clean. Status 1: faults were found (or the check could not be made).
+    It checks names, link counts, references to chunks, and replicas.
+
+    Status 0: clean. Status 1: faults were found (or the check could not be made).
     """
     from cairnfs.client import admin
 
-    report = plain(admin.fsck(coordinators_of(coordinators, data, config), verify_data=verify_data))
+    progress = _show if sys.stderr.isatty() else None
+    report = plain(admin.fsck(coordinators_of(coordinators, data, config), verify_data, on_progress=progress))
     faults = {name: count for name, count in report.items() if name not in NOT_FAULTS and count}
     if json:
         print_json({"clean": not faults, **report})
@@ -43,3 +50,9 @@ def command(
         + (counts or "clean")
     )
     return 1 if faults else 0
+
+
+def _show(progress: "FsckProgress") -> None:
+    """One line that the next one overwrites."""
+    end = "\n" if progress.HasField("report") else ""
+    print(f"\r{progress.phase} {progress.done} of {progress.total}\033[K", end=end, file=sys.stderr)

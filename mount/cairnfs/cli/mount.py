@@ -1,7 +1,5 @@
 """`cairnfs mount`."""
 
-from pathlib import Path
-
 import typer
 
 from cairnfs.base.settings import MountSettings

@@ -16,9 +16,9 @@ def command(settings: ClusterSettings, explicit: frozenset[str], config_file: Pa
     cairnfs up --data /srv/c --mount /mnt/c --datanodes 5 --replicas 3
     cairnfs up --data /srv/c --datanodes 6        one more datanode
 
-    Harmless to repeat. One coordinator and the datanodes run in the background and listen on loopback only; what they write
-    goes to DATA/logs. The command returns when the mount answers. After `cairnfs down`, the next `up`
-    brings back the same cluster with its data.
+    Harmless to repeat. One coordinator and the datanodes run in the background and listen on loopback
+    only; what they write goes to DATA/logs. The command returns when the mount answers. After
+    `cairnfs down`, the next `up` brings back the same cluster with its data.
     """
     from cairnfs.local.cluster import LocalCluster, locked, prepare
     from cairnfs.local.layout import MOUNT, Layout

@@ -80,15 +80,55 @@ def write_pid_file(path: Path, process: Process) -> None:
     temporary.replace(path)
 
 
-def start(arguments: Sequence[str], pid_file: Path, log: Path) -> str:
-    """Start a command detached and wait for its ready line; returns the address in it ("" if none).
+@dataclass(slots=True)
+class Starting:
+    """A detached process that has not said yet that it is ready."""
 
-    `--ready-fd N` is added to the arguments. Raises LocalClusterError when the process ends or stays silent
-    for READY_S; nothing of it is left then.
-    """
+    child: "subprocess.Popen[bytes]"
+    process: Process
+    pid_file: Path
+    log: Path
+    log_start: int
+    ready: int
+
+    def wait(self, patience_s: float = READY_S) -> str:
+        """Wait for its ready line and return the address in it ("" if none).
+
+        Raises LocalClusterError when it ends or stays silent for `patience_s`; it is stopped then.
+        """
+        try:
+            line = _read_line(self.ready, patience_s)
+            if line is None:
+                raise LocalClusterError(self._failure())
+            return str(json.loads(line).get("address", ""))
+        except BaseException:
+            self.abandon()
+            raise
+        finally:
+            os.close(self.ready)
+
+    def abandon(self) -> None:
+        """Stop it."""
+        self.process.stop()
+        self.child.poll()
+        self.pid_file.unlink(missing_ok=True)
+
+    def _failure(self) -> str:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.child.wait(timeout=1.0)
+        status = self.child.returncode
+        what = "is not ready" if status is None else f"ended with status {status}"
+        with self.log.open("rb") as file:
+            file.seek(self.log_start)
+            lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+        said = f": {lines[-1].strip()}" if lines else ""
+        return f"{self.log.stem} {what}{said} (log: {self.log})"
+
+
+def start(arguments: Sequence[str], pid_file: Path, log: Path) -> Starting:
+    """Start a command detached, with `--ready-fd N` added; its output is appended to `log`."""
     log_start = log.stat().st_size if log.exists() else 0
     reading, writing = os.pipe()
-    process: Process | None = None
     try:
         with log.open("ab") as output:
             child = subprocess.Popen(
@@ -100,28 +140,19 @@ def start(arguments: Sequence[str], pid_file: Path, log: Path) -> str:
                 pass_fds=[writing],
                 start_new_session=True,
             )
-        process = Process(child.pid, _start_ticks(child.pid))
-        write_pid_file(pid_file, process)
-        os.close(writing)
-        writing = -1
-        line = _read_line(reading)
-        if line is None:
-            raise LocalClusterError(_failure(child, log, log_start))
-        return str(json.loads(line).get("address", ""))
     except BaseException:
-        if process is not None:
-            process.stop()
-        pid_file.unlink(missing_ok=True)
+        os.close(reading)
         raise
     finally:
-        os.close(reading)
-        if writing >= 0:
-            os.close(writing)
+        os.close(writing)
+    process = Process(child.pid, _start_ticks(child.pid))
+    write_pid_file(pid_file, process)
+    return Starting(child, process, pid_file, log, log_start, reading)
 
 
-def _read_line(descriptor: int) -> bytes | None:
-    """One line from a pipe; None at its end or when READY_S pass."""
-    deadline = time.monotonic() + READY_S
+def _read_line(descriptor: int, patience_s: float) -> bytes | None:
+    """One line from a pipe; None at its end or when `patience_s` pass."""
+    deadline = time.monotonic() + patience_s
     received = b""
     while (left_s := deadline - time.monotonic()) > 0:
         readable, _, _ = select.select([descriptor], [], [], left_s)
@@ -132,14 +163,3 @@ def _read_line(descriptor: int) -> bytes | None:
         if b"\n" in received:
             return received
     return None
-
-
-def _failure(child: subprocess.Popen[bytes], log: Path, log_start: int) -> str:
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        child.wait(timeout=1.0)
-    what = "is not ready" if child.returncode is None else f"ended with status {child.returncode}"
-    with log.open("rb") as file:
-        file.seek(log_start)
-        lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
-    said = f": {lines[-1].strip()}" if lines else ""
-    return f"{log.stem} {what}{said} (log: {log})"
