@@ -13,9 +13,7 @@ from dataclasses import dataclass, field
 import trio
 
 from cairnfs.base.checksums import chunk_id
-from cairnfs.base.clock import ManualClock
 from cairnfs.base.errors import CairnError
-from cairnfs.base.limits import ID_RANGE
 from cairnfs.client.session import Session
 from cairnfs.client.session_core import Identity
 from cairnfs.coordinator.conductor import Conductor
@@ -27,7 +25,7 @@ from cairnfs.engine.interface import Operation
 from cairnfs.engine.memory import MemoryEngine
 from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
 from cairnfs.vfs.core import VFS
-from cairnfs.vfs.interface import Node
+from cairnfs.vfs.interface import Node, SetAttributes
 from cairnfs.vfs.state import MountPolicy
 from tests.unit.client.memory import MemoryStream
 
@@ -169,13 +167,6 @@ class Rig:
                 nursery.cancel_scope.cancel()
 
 
-@dataclass
-class Cached:
-    """An answer the simulated kernel may use until it is told otherwise."""
-
-    attr: common.Attr
-
-
 class SimKernel:
     """Dentries, attributes and pages, cached for as long as the answers allow."""
 
@@ -206,10 +197,10 @@ class SimKernel:
         ino = node.attr.ino if node.attr is not None else 0
         if node.entry_timeout_s:
             self.dentries[parent, name] = ino
-        self._learn_attr(node)
+        self.learn_attr(node)
         return ino
 
-    def _learn_attr(self, node: Node) -> None:
+    def learn_attr(self, node: Node) -> None:
         if node.attr is None:
             return
         copy = common.Attr()
@@ -249,7 +240,7 @@ class SimKernel:
             return known
         self.requests += 1
         node = await self.fs.getattr(ino, ROOT)
-        self._learn_attr(node)
+        self.learn_attr(node)
         assert node.attr is not None
         return node.attr
 
@@ -307,17 +298,13 @@ class SimKernel:
         self.attrs.pop(parent, None)
 
     async def chmod(self, path: str, mode: int) -> None:
-        from cairnfs.vfs.interface import SetAttributes
-
         ino = await self.resolve(path)
-        self._learn_attr(await self.fs.setattr(ino, SetAttributes(mode=mode), None, ROOT))
+        self.learn_attr(await self.fs.setattr(ino, SetAttributes(mode=mode), None, ROOT))
 
     async def truncate(self, path: str, size: int) -> None:
-        from cairnfs.vfs.interface import SetAttributes
-
         ino = await self.resolve(path)
         self.pages.pop(ino, None)
-        self._learn_attr(await self.fs.setattr(ino, SetAttributes(size=size), None, ROOT))
+        self.learn_attr(await self.fs.setattr(ino, SetAttributes(size=size), None, ROOT))
 
     async def setxattr(self, path: str, name: str, value: bytes) -> None:
         ino = await self.resolve(path)
@@ -393,7 +380,7 @@ class SimFile:
         if known is not None:
             return known.size
         node = await self.kernel.fs.getattr(self.ino, ROOT)
-        self.kernel._learn_attr(node)
+        self.kernel.learn_attr(node)
         assert node.attr is not None
         return node.attr.size
 

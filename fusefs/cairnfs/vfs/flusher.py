@@ -202,7 +202,7 @@ class Flusher:
                         self._state.dirty_freed.notify_all()
 
     async def _store_and_commit(self, inode: Inode, blocks: dict[int, Runs]) -> None:
-        sending = await trio.to_thread.run_sync(cut, blocks)
+        sending = cut(blocks)
         for attempt in range(GONE_RETRIES):
             stored = await self._state.chunks.store(sending.chunks)
             try:
