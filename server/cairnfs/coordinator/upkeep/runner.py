@@ -13,7 +13,7 @@ log = get_logger(__name__)
 
 IDLE_S = 0.2
 BUSY_S = 0.01
-ENGINE_RETRY_S = 1.0
+RETRY_S = 1.0
 
 
 class UpkeepRunner:
@@ -35,9 +35,12 @@ class UpkeepRunner:
                 more = await self.step()
             except EngineError as error:
                 log.warning("upkeep waits for the metadata engine", error=str(error))
-                await asyncio.sleep(ENGINE_RETRY_S)
-                continue
-            await asyncio.sleep(BUSY_S if more else IDLE_S)
+                await asyncio.sleep(RETRY_S)
+            except Exception:  # clients are served even when upkeep has a bug
+                log.exception("upkeep step failed")
+                await asyncio.sleep(RETRY_S)
+            else:
+                await asyncio.sleep(BUSY_S if more else IDLE_S)
 
     async def step(self) -> bool:
         """Do the next bit of everything; whether there is more to do at once."""
