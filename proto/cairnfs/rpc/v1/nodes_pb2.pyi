@@ -8,6 +8,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -18,6 +19,29 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _NodeChange:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _NodeChangeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NodeChange.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    NODE_CHANGE_UNSPECIFIED: _NodeChange.ValueType  # 0
+    NODE_CHANGE_DRAIN: _NodeChange.ValueType  # 1
+    """copy what it holds elsewhere, give it nothing new"""
+    NODE_CHANGE_UNDRAIN: _NodeChange.ValueType  # 2
+    NODE_CHANGE_REMOVE: _NodeChange.ValueType  # 3
+    """forget it; only when nothing depends on it"""
+
+class NodeChange(_NodeChange, metaclass=_NodeChangeEnumTypeWrapper): ...
+
+NODE_CHANGE_UNSPECIFIED: NodeChange.ValueType  # 0
+NODE_CHANGE_DRAIN: NodeChange.ValueType  # 1
+"""copy what it holds elsewhere, give it nothing new"""
+NODE_CHANGE_UNDRAIN: NodeChange.ValueType  # 2
+NODE_CHANGE_REMOVE: NodeChange.ValueType  # 3
+"""forget it; only when nothing depends on it"""
+Global___NodeChange: _TypeAlias = NodeChange  # noqa: Y015
 
 @_typing.final
 class RegisterRequest(_message.Message):
@@ -96,6 +120,55 @@ class RegisterReply(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RegisterReply: _TypeAlias = RegisterReply  # noqa: Y015
+
+@_typing.final
+class ChangeNodeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    CHANGE_FIELD_NUMBER: _builtins.int
+    node: _builtins.int
+    change: Global___NodeChange.ValueType
+    def __init__(
+        self,
+        *,
+        node: _builtins.int = ...,
+        change: Global___NodeChange.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "node", b"node"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangeNodeRequest: _TypeAlias = ChangeNodeRequest  # noqa: Y015
+
+@_typing.final
+class ChangeNodeReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ERROR_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    DEPENDING_CHUNKS_FIELD_NUMBER: _builtins.int
+    error: _common_pb2.ErrorCode.ValueType
+    """BUSY: chunks still depend on the node to be removed"""
+    detail: _builtins.str
+    depending_chunks: _builtins.int
+    """with BUSY"""
+    def __init__(
+        self,
+        *,
+        error: _common_pb2.ErrorCode.ValueType = ...,
+        detail: _builtins.str = ...,
+        depending_chunks: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["depending_chunks", b"depending_chunks", "detail", b"detail", "error", b"error"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangeNodeReply: _TypeAlias = ChangeNodeReply  # noqa: Y015
 
 @_typing.final
 class DiskUse(_message.Message):

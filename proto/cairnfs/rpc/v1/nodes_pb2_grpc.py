@@ -49,6 +49,11 @@ class NodesStub:
                 request_serializer=cairnfs_dot_rpc_dot_v1_dot_nodes__pb2.ChunkReport.SerializeToString,
                 response_deserializer=cairnfs_dot_rpc_dot_v1_dot_nodes__pb2.ChunkReportReply.FromString,
                 _registered_method=True)
+        self.ChangeNode = channel.unary_unary(
+                '/cairnfs.rpc.v1.Nodes/ChangeNode',
+                request_serializer=cairnfs_dot_rpc_dot_v1_dot_nodes__pb2.ChangeNodeRequest.SerializeToString,
+                response_deserializer=cairnfs_dot_rpc_dot_v1_dot_nodes__pb2.ChangeNodeReply.FromString,
+                _registered_method=True)
 
 
 class NodesServicer:
@@ -72,6 +77,13 @@ class NodesServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ChangeNode(self, request, context):
+        """for operators
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NodesServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -89,6 +101,11 @@ def add_NodesServicer_to_server(servicer, server):
                     servicer.ReportChunks,
                     request_deserializer=cairnfs_dot_rpc_dot_v1_dot_nodes__pb2.ChunkReport.FromString,
                     response_serializer=cairnfs_dot_rpc_dot_v1_dot_nodes__pb2.ChunkReportReply.SerializeToString,
+            ),
+            'ChangeNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChangeNode,
+                    request_deserializer=cairnfs_dot_rpc_dot_v1_dot_nodes__pb2.ChangeNodeRequest.FromString,
+                    response_serializer=cairnfs_dot_rpc_dot_v1_dot_nodes__pb2.ChangeNodeReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -172,6 +189,33 @@ class Nodes:
             '/cairnfs.rpc.v1.Nodes/ReportChunks',
             cairnfs_dot_rpc_dot_v1_dot_nodes__pb2.ChunkReport.SerializeToString,
             cairnfs_dot_rpc_dot_v1_dot_nodes__pb2.ChunkReportReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChangeNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cairnfs.rpc.v1.Nodes/ChangeNode',
+            cairnfs_dot_rpc_dot_v1_dot_nodes__pb2.ChangeNodeRequest.SerializeToString,
+            cairnfs_dot_rpc_dot_v1_dot_nodes__pb2.ChangeNodeReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -34,6 +34,8 @@ class NodesStub:
     Register: _grpc.UnaryUnaryMultiCallable[_nodes_pb2.RegisterRequest, _nodes_pb2.RegisterReply]
     Heartbeat: _grpc.UnaryUnaryMultiCallable[_nodes_pb2.HeartbeatRequest, _nodes_pb2.HeartbeatReply]
     ReportChunks: _grpc.StreamUnaryMultiCallable[_nodes_pb2.ChunkReport, _nodes_pb2.ChunkReportReply]
+    ChangeNode: _grpc.UnaryUnaryMultiCallable[_nodes_pb2.ChangeNodeRequest, _nodes_pb2.ChangeNodeReply]
+    """for operators"""
 
 @_typing.type_check_only
 class NodesAsyncStub(NodesStub):
@@ -41,6 +43,8 @@ class NodesAsyncStub(NodesStub):
     Register: _aio.UnaryUnaryMultiCallable[_nodes_pb2.RegisterRequest, _nodes_pb2.RegisterReply]  # type: ignore[assignment]
     Heartbeat: _aio.UnaryUnaryMultiCallable[_nodes_pb2.HeartbeatRequest, _nodes_pb2.HeartbeatReply]  # type: ignore[assignment]
     ReportChunks: _aio.StreamUnaryMultiCallable[_nodes_pb2.ChunkReport, _nodes_pb2.ChunkReportReply]  # type: ignore[assignment]
+    ChangeNode: _aio.UnaryUnaryMultiCallable[_nodes_pb2.ChangeNodeRequest, _nodes_pb2.ChangeNodeReply]  # type: ignore[assignment]
+    """for operators"""
 
 class NodesServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -63,5 +67,13 @@ class NodesServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_nodes_pb2.ChunkReport],
         context: _ServicerContext,
     ) -> _typing.Union[_nodes_pb2.ChunkReportReply, _abc.Awaitable[_nodes_pb2.ChunkReportReply]]: ...
+
+    @_abc_1.abstractmethod
+    def ChangeNode(
+        self,
+        request: _nodes_pb2.ChangeNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_nodes_pb2.ChangeNodeReply, _abc.Awaitable[_nodes_pb2.ChangeNodeReply]]:
+        """for operators"""
 
 def add_NodesServicer_to_server(servicer: NodesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
