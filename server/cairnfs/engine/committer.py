@@ -10,7 +10,7 @@ from cairnfs.base.logs import get_logger
 from cairnfs.engine.interface import Engine, EngineError, Operation, Outcome
 
 Done = Callable[[Outcome], None]
-Deliver = Callable[[list[tuple[Done, Outcome]]], None]
+Deliver = Callable[[list[tuple[Done, Outcome]]], object]  # for example a call_soon_threadsafe
 
 _log = get_logger(__name__)
 
@@ -31,6 +31,7 @@ class Committer:
         self._queue: deque[tuple[Operation, Done]] = deque()
         self._changed = threading.Condition(threading.Lock())
         self._closing = False
+        self._failing = False  # a full disk fails every commit; one warning is enough
         # A daemon, so that a process which fails before close() still ends; commits are atomic anyway.
         self._thread = threading.Thread(target=self._run, name="cairnfs-committer", daemon=True)
         self._thread.start()
@@ -69,10 +70,11 @@ class Committer:
 
     def _commit(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
         try:
-            return self._engine.commit(operations)
-        except EngineError as error:
-            _log.warning("commit_failed", operations=len(operations), reason=str(error))
-            return list(repeat(Outcome(error=error), len(operations)))
+            outcomes = self._engine.commit(operations)
         except Exception as error:  # noqa: BLE001 - a caller must never wait for ever
-            _log.exception("commit_failed_unexpectedly", operations=len(operations))
+            if not self._failing or not isinstance(error, EngineError):
+                _log.warning("commit_failed", operations=len(operations), reason=str(error), exc_info=True)
+            self._failing = True
             return list(repeat(Outcome(error=error), len(operations)))
+        self._failing = False
+        return outcomes

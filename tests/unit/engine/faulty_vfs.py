@@ -3,7 +3,7 @@
 # apsw's stubs use a Buffer type that only Python 3.12 knows.
 # pyright: reportUnknownMemberType=false
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 import apsw
@@ -14,13 +14,15 @@ class FaultyVfs(apsw.VFS):
 
     `no_space` lets every write fail with SQLITE_FULL, `no_sync` every fsync with SQLITE_IOERR_FSYNC (after
     the data has reached the file), `no_read` every read with SQLITE_IOERR_READ, `no_database_write` every
-    write into the database itself, but not into its log, with SQLITE_IOERR_WRITE.
+    write into the database itself, but not into its log, with SQLITE_IOERR_WRITE. `on_checkpoint` is called
+    before every write into the database itself.
     """
 
     def __init__(self, name: str) -> None:
         super().__init__(name, "")
         self.name = name
         self.failing: str | None = None
+        self.on_checkpoint: Callable[[], None] = lambda: None
         self.log_events: list[str] = []  # "write" and "sync" of write-ahead logs, in order
 
     def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> "FaultyFile":
@@ -53,8 +55,10 @@ class FaultyFile(apsw.VFSFile):
     def xWrite(self, data: bytes, offset: int) -> None:
         if self._vfs.failing == "no_space":
             raise apsw.exception_for(apsw.SQLITE_FULL)
-        if self._vfs.failing == "no_database_write" and self._is_database:
-            raise apsw.exception_for(apsw.SQLITE_IOERR_WRITE)
+        if self._is_database:
+            self._vfs.on_checkpoint()
+            if self._vfs.failing == "no_database_write":
+                raise apsw.exception_for(apsw.SQLITE_IOERR_WRITE)
         super().xWrite(data, offset)
         self._note("write")
 

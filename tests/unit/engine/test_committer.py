@@ -1,5 +1,6 @@
 """Group commit: order, sharing, delivery, errors and the end."""
 
+import asyncio
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -75,6 +76,13 @@ def committer(engine: GatedEngine, recorder: Recorder) -> Iterator[Committer]:
 
 def returning(value: Any) -> Operation:
     return Operation(lambda _: value)
+
+
+def answering(future: asyncio.Future[bytes]) -> Done:
+    def done(outcome: Outcome) -> None:
+        future.set_result(outcome.value)
+
+    return done
 
 
 def append(letter: bytes) -> Operation:
@@ -154,6 +162,54 @@ def test_a_failed_commit_is_the_outcome_of_all_in_it_and_of_no_other(
     engine.gate.release(2)
     committer.close()
     assert outcomes == [Outcome(error=failure), Outcome(b"b"), Outcome(b"bc")]
+
+
+@pytest.mark.announces_warnings("commit_failed")
+def test_a_full_disk_is_logged_once_until_it_has_room_again(caplog: pytest.LogCaptureFixture) -> None:
+    class FullEngine(MemoryEngine):
+        full = True
+
+        def commit(self, operations: Sequence[Operation]) -> list[Outcome]:
+            if self.full:
+                raise EngineError("disk full")
+            return super().commit(operations)
+
+    engine = FullEngine()
+    committer = Committer(engine, Recorder())
+    answers: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+    for full, warnings in ((True, 1), (True, 1), (False, 1), (True, 2)):
+        engine.full = full
+        committer.submit(returning(1), answers.put)
+        assert (answers.get(timeout=60).error is not None) == full
+        assert sum("commit_failed" in record.getMessage() for record in caplog.records) == warnings
+    committer.close()
+
+
+def test_an_event_loop_is_woken_once_per_commit(engine: GatedEngine) -> None:
+    crossings: list[int] = []
+
+    async def submit_and_wait() -> list[bytes]:
+        loop = asyncio.get_running_loop()
+
+        def settle(delivery: Delivery) -> None:
+            crossings.append(len(delivery))
+            for done, outcome in delivery:
+                done(outcome)
+
+        committer = Committer(engine, lambda delivery: loop.call_soon_threadsafe(settle, delivery))
+        futures: list[asyncio.Future[bytes]] = []
+        for letter in (b"a", b"b", b"c"):
+            futures.append(loop.create_future())
+            committer.submit(append(letter), answering(futures[-1]))
+            if letter == b"a":
+                await asyncio.to_thread(engine.entered.acquire)
+        engine.gate.release(2)
+        values = await asyncio.gather(*futures)
+        committer.close()
+        return values
+
+    assert asyncio.run(submit_and_wait()) == [b"a", b"ab", b"abc"]
+    assert crossings == [1, 2]
 
 
 @pytest.mark.announces_warnings("commit_delivery_failed")

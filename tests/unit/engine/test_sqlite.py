@@ -200,6 +200,19 @@ def test_the_log_stays_short_after_a_reader_that_fell_silent(path: Path) -> None
     engine.close()
 
 
+def test_the_log_stays_short_with_a_read_in_every_checkpoint(path: Path, vfs: FaultyVfs) -> None:
+    engine = SqliteEngine(path, vfs=vfs.name, checkpoint_pages=32)
+    wal = path.with_name(path.name + "-wal")
+    reads: list[bytes | None] = []
+    vfs.on_checkpoint = lambda: reads.append(engine.read(lambda view: view.get(b"0000")))
+    for number in range(300):
+        put(engine, b"%04d" % number, b"v" * 2_000)
+    assert wal.stat().st_size < 64 * 5_000
+    assert set(reads) == {b"v" * 2_000}
+    vfs.on_checkpoint = lambda: None
+    engine.close()
+
+
 def test_a_long_read_delays_the_checkpoint_and_no_commit(path: Path) -> None:
     engine = SqliteEngine(path, checkpoint_pages=1)
 
