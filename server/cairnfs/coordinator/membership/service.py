@@ -10,6 +10,7 @@ from cairnfs.base.clock import Clock
 from cairnfs.base.errors import CairnError
 from cairnfs.base.logs import get_logger
 from cairnfs.coordinator.membership import nodes_table
+from cairnfs.coordinator.membership.administration import Administration
 from cairnfs.coordinator.membership.manager import NodeManager
 from cairnfs.coordinator.upkeep.reports import ChunkListing
 from cairnfs.coordinator.upkeep.store import Store
@@ -46,6 +47,7 @@ class NodesService(nodes_pb2_grpc.NodesServicer):
         self._upkeep = upkeep
         self._clock = clock
         self._heartbeat_ms = int(heartbeat_s * 1000)
+        self._administration = Administration(store, manager)
         self._report_slots = asyncio.Semaphore(REPORTS_AT_ONCE)
         self._reporting: set[int] = set()
 
@@ -79,6 +81,16 @@ class NodesService(nodes_pb2_grpc.NodesServicer):
             return nodes_pb2.HeartbeatReply(error=code, detail=detail, next_heartbeat_ms=self._heartbeat_ms)
         self._upkeep.heartbeat(request, reply, now)
         return reply
+
+    async def ChangeNode(
+        self, request: nodes_pb2.ChangeNodeRequest, context: Any
+    ) -> nodes_pb2.ChangeNodeReply:
+        """Drain, use again, or remove a node."""
+        try:
+            return await self._administration.change(request)
+        except (CairnError, EngineError) as error:
+            code, detail = _refusal("change of a datanode", error)
+            return nodes_pb2.ChangeNodeReply(error=code, detail=detail)
 
     async def ReportChunks(
         self, request_iterator: AsyncIterator[nodes_pb2.ChunkReport], context: Any
@@ -157,5 +169,5 @@ def _refusal(what: str, error: CairnError | EngineError) -> tuple["common_pb2.Er
     if error.code == common_pb2.ERROR_CODE_WRONG_CLUSTER:
         log.warning("datanode of another cluster refused", what=what, detail=error.detail)
     else:
-        log.info("datanode refused", what=what, detail=str(error))
+        log.info("request refused", what=what, detail=str(error))
     return error.code, error.detail
