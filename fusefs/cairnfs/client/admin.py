@@ -7,6 +7,7 @@ import grpc
 
 from cairnfs.base import limits
 from cairnfs.base.errors import CairnError
+from cairnfs.client.grpc_reasons import short_reason
 from cairnfs.rpc.v1 import common_pb2, metadata_pb2 as pb
 
 T = TypeVar("T")
@@ -107,5 +108,4 @@ def _explain(error: grpc.RpcError) -> tuple[grpc.StatusCode, str]:
     """The status of a failed call, and the part of its details that people can use."""
     call: Any = error  # every error that a call raises is the call itself, too
     code = call.code() or grpc.StatusCode.UNKNOWN
-    details = call.details() or code.name
-    return code, details.rpartition("Last error: ")[2] or details
+    return code, short_reason(call.details(), code.name)

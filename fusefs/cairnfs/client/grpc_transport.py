@@ -14,6 +14,7 @@ from cairnfs.base.checksums import crc32c
 from cairnfs.base.errors import CairnError
 from cairnfs.base.logs import get_logger
 from cairnfs.bulk.codec import ChunkFrame, decode_chunk_data, encode_chunk_data
+from cairnfs.client.grpc_reasons import short_reason
 from cairnfs.client.transport import RetrievedFrame
 from cairnfs.client.waiting import Bell
 from cairnfs.client.wire import Wire
@@ -133,7 +134,7 @@ class _GrpcStream(Generic[Out, In]):
             try:
                 await self._read_in_wire(call)
             except grpc.aio.AioRpcError as error:
-                detail = error.details() or error.code().name
+                detail = short_reason(error.details(), error.code().name)
             except CairnError as error:  # what arrived was malformed
                 detail = str(error)
             except asyncio.CancelledError:

@@ -64,7 +64,7 @@ class Session:
         if not coordinators:
             raise ValueError("at least one coordinator is needed")
         self._transport = transport
-        self._coordinators = list(coordinators)
+        self._coordinators = [address.strip() for address in coordinators]
         self._clock = clock
         self._core = SessionCore(identity)
         self._listener: SessionListener | None = None

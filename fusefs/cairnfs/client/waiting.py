@@ -2,9 +2,8 @@
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
-import outcome
 import trio
 
 from cairnfs.base.errors import CairnError
@@ -15,40 +14,39 @@ T = TypeVar("T")
 class Slot(Generic[T]):
     """Holds one value, or one exception, and at most one waiting task. trio thread only."""
 
-    __slots__ = ("_result", "_task")
+    __slots__ = ("_error", "_task", "_value", "filled")
 
     def __init__(self) -> None:
-        self._result: outcome.Value[T] | outcome.Error | None = None
+        self.filled = False
+        self._value: T | None = None
+        self._error: Exception | None = None
         self._task: trio.lowlevel.Task | None = None
-
-    @property
-    def filled(self) -> bool:
-        """Whether there is something to take."""
-        return self._result is not None
 
     def put(self, value: T) -> None:
         """Fill the slot and wake whoever waits; a second value is ignored."""
-        self._fill(outcome.Value(value))
+        self._fill(value, None)
 
     def put_error(self, error: Exception) -> None:
         """Make `wait` raise `error`; ignored when the slot is filled."""
-        self._fill(outcome.Error(error))
+        self._fill(None, error)
 
-    def _fill(self, result: "outcome.Value[T] | outcome.Error") -> None:
-        if self._result is not None:
+    def _fill(self, value: T | None, error: Exception | None) -> None:
+        if self.filled:
             return
-        self._result = result
+        self.filled = True
+        self._value, self._error = value, error
         task, self._task = self._task, None
         if task is not None:
             trio.lowlevel.reschedule(task)
 
     async def wait(self) -> T:
         """The value, or its exception. Cancelling leaves the slot usable."""
-        if self._result is None:
+        if not self.filled:
             self._task = trio.lowlevel.current_task()
             await trio.lowlevel.wait_task_rescheduled(self._abort)
-        assert self._result is not None
-        return self._result.unwrap()
+        if self._error is not None:
+            raise self._error
+        return cast("T", self._value)
 
     def _abort(self, _raise_cancel: object) -> trio.lowlevel.Abort:
         self._task = None
@@ -126,15 +124,18 @@ async def gather(works: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
     """The results of all, run at once; the first error in order when all have ended."""
     if len(works) == 1:
         return [await works[0]()]
-    results: dict[int, outcome.Outcome[T]] = {}
+    results: list[T | None] = [None] * len(works)
+    errors: dict[int, CairnError] = {}
 
     async def run(index: int) -> None:
         try:
-            results[index] = outcome.Value(await works[index]())
+            results[index] = await works[index]()
         except CairnError as error:
-            results[index] = outcome.Error(error)
+            errors[index] = error
 
     async with trio.open_nursery() as nursery:
         for index in range(len(works)):
             nursery.start_soon(run, index)
-    return [results[index].unwrap() for index in range(len(works))]
+    if errors:
+        raise errors[min(errors)]
+    return cast("list[T]", results)
