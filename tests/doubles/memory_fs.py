@@ -275,9 +275,7 @@ class MemoryFileSystem:
         await self._enter("getattr")
         return self.node(self._get(ino))
 
-    async def setattr(
-        self, ino: int, changes: SetAttributes, handle: int | None, caller: pb.Caller
-    ) -> Node:
+    async def setattr(self, ino: int, changes: SetAttributes, handle: int | None, caller: pb.Caller) -> Node:
         await self._enter("setattr")
         inode = self._get(ino)
         attr = inode.attr
@@ -494,5 +492,3 @@ class MemoryFileSystem:
         await self._enter("flock")
         everything = pb.LockRange(type=lock_type, start=0, end=(1 << 63) - 1)
         await self._lock(self.flocks, ino, Lock(owner, everything), wait)
-
-

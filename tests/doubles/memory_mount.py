@@ -1,4 +1,4 @@
-"""Mounts the memory file system in a process of its own, driven by JSON lines (run with -m, MOUNTPOINT as argument).
+"""Mounts the memory file system in a process of its own, driven by JSON lines: -m … MOUNTPOINT.
 
 Each line of standard input is [command, argument ...]; each is answered by one JSON line on standard output.
 """
@@ -16,13 +16,14 @@ from cairnfs.fuse.attributes import Presentation
 from cairnfs.fuse.notifier import Notifier
 from cairnfs.fuse.server import Mounting, connection, serve
 from cairnfs.rpc.v1 import metadata_pb2 as pb
-from tests.doubles.memory_fs import MemoryFileSystem, _BY_ERRNO
+from tests.doubles.memory_fs import _BY_ERRNO, MemoryFileSystem
 
 
 class Control:
     """Executes the test's commands on the trio thread."""
 
-    def __init__(self, fs: MemoryFileSystem, notifier: Notifier) -> None:
+    def __init__(self, fs: MemoryFileSystem, notifier: Notifier, nursery: trio.Nursery) -> None:
+        self.nursery = nursery
         self.fs = fs
         self.notifier = notifier
 
@@ -43,7 +44,7 @@ class Control:
         self.fs.stalls.pop(method).set()
 
     async def wait_for_call(self, method: str, count: int) -> None:
-        while self.fs.calls[method] < count:
+        while self.fs.calls[method] < count:  # noqa: ASYNC110 - any call may be the awaited one
             await trio.sleep(0.005)
 
     async def add_file(self, name: str, content: str) -> int:
@@ -61,6 +62,9 @@ class Control:
 
     async def forget_names(self, *names: str) -> None:
         await self.notifier.invalidate_entries(self.fs.root_ino, [name.encode() for name in names])
+
+    async def begin_to_forget_names(self, *names: str) -> None:
+        self.nursery.start_soon(self.forget_names, *names)
 
     async def forget_inode(self, name: str, data: bool) -> None:
         ino = self.fs._child(self.fs.root_ino, name.encode()).attr.ino
@@ -91,7 +95,7 @@ async def main(mountpoint: Path, options: set[str]) -> None:
     presentation = Presentation(fs.root_ino)
     notifier = Notifier()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_serve_commands, Control(fs, notifier), nursery.cancel_scope)
+        nursery.start_soon(_serve_commands, Control(fs, notifier, nursery), nursery.cancel_scope)
         mounting = Mounting(mountpoint, {"fsname=memory", "subtype=cairnfs", *options}, presentation)
         await serve(fs, mounting, notifier, on_ready=lambda: _say("ready"))
         nursery.cancel_scope.cancel()

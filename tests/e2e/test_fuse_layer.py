@@ -22,7 +22,7 @@ def mount(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MountedMemory]:
 
 @pytest.fixture
 def here(mount: MountedMemory, request: pytest.FixtureRequest) -> Path:
-    directory = mount.path / request.node.name.replace("/", "_")
+    directory: Path = mount.path / request.node.name.replace("/", "_")
     directory.mkdir()
     return directory
 

@@ -64,14 +64,31 @@ def test_pages_stay_when_only_attributes_are_invalidated(mount: MountedMemory) -
 def test_invalidation_waits_for_a_pending_call_without_stopping_the_mount(mount: MountedMemory) -> None:
     """The kernel holds the directory's lock during create; others must be served meanwhile."""
     mount.ask("stall", "create")
-    child = subprocess.Popen([sys.executable, "-c", f"open({str(mount.path / 'file')!r}, 'x')"], stderr=subprocess.DEVNULL)
+    child = subprocess.Popen(
+        [sys.executable, "-c", f"open({str(mount.path / 'file')!r}, 'x')"], stderr=subprocess.DEVNULL
+    )
     mount.ask("wait_for_call", "create", 1)
     mount.ask("add_file", "file", "x")
-    mount.post("forget_names", "file")
+    mount.ask("begin_to_forget_names", "file")
     assert os.statvfs(mount.path).f_namemax == 255
     assert child.poll() is None
-    mount.post("resume", "create")
+    mount.ask("resume", "create")
     assert child.wait(20) == 1, "the name was taken meanwhile"
+
+
+def test_a_killed_caller_does_not_wait_for_its_answer(mount: MountedMemory) -> None:
+    """Ctrl-C always works; a signal that the caller handles leaves the call alone."""
+    mount.ask("stall", "mkdir")
+    code = f"import os, signal; signal.signal(10, lambda *_: None); os.mkdir({str(mount.path / 'dir')!r})"
+    child = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    mount.ask("wait_for_call", "mkdir", 1)
+    child.send_signal(signal.SIGUSR1)
+    assert os.statvfs(mount.path).f_namemax == 255
+    assert child.poll() is None
+    child.send_signal(signal.SIGTERM)
+    assert child.wait(20) == -signal.SIGTERM
+    mount.ask("resume", "mkdir")
+    assert os.listdir(mount.path) == []
 
 
 def test_the_end_of_a_busy_mount_leaves_nothing(mount: MountedMemory) -> None:
@@ -86,9 +103,10 @@ def test_the_end_of_a_busy_mount_leaves_nothing(mount: MountedMemory) -> None:
     assert mount.process.wait(20) == 0
     assert child.wait(20) == 1
     assert not mounts.is_mounted(mount.path)
-    with pytest.raises(OSError, match="not connected|aborted"):
+    with pytest.raises(OSError, match=r"not connected|aborted"):
         os.pwrite(held, b"x", 0)
-    os.close(held)
+    with pytest.raises(OSError, match=r"not connected|aborted"):
+        os.close(held)
 
 
 def test_an_unmount_ends_the_process(mount: MountedMemory) -> None:

@@ -1,4 +1,4 @@
-"""What the supplement below pyfuse3 adds, over a real mount: locks, fallocate, lseek, copy_file_range, ioctl."""
+"""What the supplement below pyfuse3 adds, over a real mount: locks, fallocate, lseek, copies, ioctl."""
 
 import ctypes
 import errno
@@ -29,7 +29,7 @@ def mount(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MountedMemory]:
 
 @pytest.fixture
 def file(mount: MountedMemory, request: pytest.FixtureRequest) -> Path:
-    path = mount.path / request.node.name
+    path: Path = mount.path / request.node.name
     path.write_bytes(b"0123456789" * 1000)
     return path
 
@@ -89,7 +89,9 @@ def test_getlk_names_the_conflict(file: Path) -> None:
 
     def ask() -> int:
         asked = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-        kind, _, start, length, pid = struct.unpack("hhqqi4x", fcntl.fcntl(_opened(file), fcntl.F_GETLK, asked))
+        kind, _, start, length, pid = struct.unpack(
+            "hhqqi4x", fcntl.fcntl(_opened(file), fcntl.F_GETLK, asked)
+        )
         return 0 if (kind, start, length, pid) == (fcntl.F_WRLCK, 100, 10, os.getppid()) else 1
 
     assert Child(ask).result() == 0
@@ -144,8 +146,15 @@ def test_bsd_locks_bind_and_go_with_the_last_descriptor(file: Path) -> None:
     _eventually(lambda: _succeeds(lambda: fcntl.flock(mine, fcntl.LOCK_EX | fcntl.LOCK_NB)))
     copy = os.dup(mine)
     os.close(mine)
-    assert Child(lambda: fcntl.flock(_opened(file), fcntl.LOCK_EX | fcntl.LOCK_NB) or 0).result() == errno.EAGAIN
+    assert (
+        Child(lambda: fcntl.flock(_opened(file), fcntl.LOCK_EX | fcntl.LOCK_NB) or 0).result() == errno.EAGAIN
+    )
     os.close(copy)
+
+
+def _flock(path: Path, operation: int) -> int:
+    fcntl.flock(_opened(path), operation)
+    return 0
 
 
 def test_a_waiting_lock_is_granted_when_the_holder_lets_go(mount: MountedMemory, file: Path) -> None:

@@ -1,22 +1,23 @@
 """The one border between the handlers and the kernel: every exception becomes an errno, every wait ends."""
 
 import errno
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import trio
 
 from cairnfs.base.errors import CairnError, traits
 from cairnfs.base.limits import FUSE_DEADLINE_S
 from cairnfs.base.logs import get_logger
-from cairnfs.fuse.lowlevel import pyfuse3
+from cairnfs.fuse.lowlevel import lib, pyfuse3
+from cairnfs.fuse.lowlevel.interrupts import UnderWay, under_way
 
 _log = get_logger(__name__)
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
-_Handler = Callable[_Arguments, Awaitable[_Result]]
+_Handler = Callable[_Arguments, Coroutine[Any, Any, _Result]]
 
 
 def guarded(
@@ -24,9 +25,9 @@ def guarded(
 ) -> Callable[[_Handler[_Arguments, _Result]], _Handler[_Arguments, _Result]]:
     """Let nothing but FUSEError leave a handler, because anything else would end the mount.
 
-    CairnError gives its errno; a handler that takes longer than `deadline_s` seconds is cancelled, giving
-    ETIMEDOUT; cancellation from outside (unmounting) gives EINTR; anything else is a bug, logged with its
-    traceback, giving EIO.
+    CairnError gives its errno; a handler that takes longer than `deadline_s` seconds is cancelled and gives
+    ETIMEDOUT; one whose caller is killed, or whose mount ends, gives EINTR; anything else is a bug, logged
+    with its traceback, giving EIO.
     """
 
     def decorate(handler: _Handler[_Arguments, _Result]) -> _Handler[_Arguments, _Result]:
@@ -34,17 +35,23 @@ def guarded(
 
         @wraps(handler)
         async def protected(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+            request = lib.cairn_current.request
             scope = trio.CancelScope(deadline=trio.current_time() + deadline_s)
+            under_way[request] = UnderWay(scope, any_signal=False)
             try:
                 with scope:
                     return await handler(*args, **kwargs)
             except pyfuse3.FUSEError:
                 raise
             except trio.Cancelled:
-                # Swallowed on purpose: pyfuse3 answers the kernel and meets the cancellation at its next step.
+                # Swallowed on purpose: pyfuse3 answers, and meets the cancellation at its next step.
                 raise pyfuse3.FUSEError(errno.EINTR) from None
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - a border: anything that left would end the mount
                 raise pyfuse3.FUSEError(_errno_of(operation, error)) from None
+            finally:
+                del under_way[request]
+            if trio.current_time() < scope.deadline:
+                raise pyfuse3.FUSEError(errno.EINTR)
             _log.warning("operation exceeded its deadline", operation=operation, deadline_s=deadline_s)
             raise pyfuse3.FUSEError(errno.ETIMEDOUT)
 

@@ -65,7 +65,7 @@ class Handlers(pyfuse3.Operations):
         """Not a coroutine: it never waits, and comes for every inode that the kernel drops."""
         try:
             self._fs.forget([(self._from_kernel(ino), count) for ino, count in inode_list])
-        except Exception:
+        except Exception:  # noqa: BLE001 - a border, like boundary.guarded
             _log.exception("bug in a handler", operation="forget")
 
     @guarded()
@@ -77,9 +77,7 @@ class Handlers(pyfuse3.Operations):
         )
 
     @guarded()
-    async def mkdir(
-        self, parent_inode: int, name: bytes, mode: int, ctx: Context
-    ) -> pyfuse3.EntryAttributes:
+    async def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: Context) -> pyfuse3.EntryAttributes:
         parent = self._from_kernel(parent_inode)
         return self._entry(await self._fs.mkdir(parent, name, mode & 0o7777, _caller(ctx)))
 
@@ -96,9 +94,7 @@ class Handlers(pyfuse3.Operations):
         self, inode: int, new_parent_inode: int, new_name: bytes, ctx: Context
     ) -> pyfuse3.EntryAttributes:
         parent = self._from_kernel(new_parent_inode)
-        return self._entry(
-            await self._fs.link(self._from_kernel(inode), parent, new_name, _caller(ctx))
-        )
+        return self._entry(await self._fs.link(self._from_kernel(inode), parent, new_name, _caller(ctx)))
 
     @guarded()
     async def unlink(self, parent_inode: int, name: bytes, ctx: Context) -> None:
@@ -185,7 +181,8 @@ class Handlers(pyfuse3.Operations):
         return _file_info(await self._fs.open(self._from_kernel(inode), flags, _caller(ctx)))
 
     @guarded()
-    async def read(self, fh: int, off: int, size: int) -> bytes:
+    async def read(self, fh: int, off: int, size: int) -> bytes | memoryview:  # type: ignore[override]
+        # pyfuse3 takes any buffer and does not copy it.
         return await self._fs.read(fh, off, size)
 
     @guarded()

@@ -1,4 +1,4 @@
-"""Tells the kernel what to forget, from threads of its own, because the kernel may make us wait for a lock."""
+"""Tells the kernel what to forget, from threads of its own: the kernel may make us wait for a lock."""
 
 import errno
 import math

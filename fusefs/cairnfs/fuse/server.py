@@ -33,9 +33,7 @@ class Mounting:
     presentation: Presentation
 
 
-async def serve(
-    fs: FileSystem, mounting: Mounting, notifier: Notifier, on_ready: Callable[[], None]
-) -> None:
+async def serve(fs: FileSystem, mounting: Mounting, notifier: Notifier, on_ready: Callable[[], None]) -> None:
     """Mount, answer the kernel until somebody unmounts, and leave nothing mounted.
 
     `on_ready` is called once the kernel has connected. When cancelled, pending calls get EINTR, the mount is

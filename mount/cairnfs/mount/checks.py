@@ -42,7 +42,9 @@ def _is_dead(path: Path) -> bool:
 def check_system(device: Path = Path("/dev/fuse")) -> None:
     """Raises MountRefused when this machine cannot mount with FUSE at all."""
     if not device.exists():
-        raise MountRefused(f"{device} is missing: load the kernel module fuse (in a container: --device {device})",
-                           EXIT_SYSTEM)
+        raise MountRefused(
+            f"{device} is missing: load the kernel module fuse (in a container: --device {device})",
+            EXIT_SYSTEM,
+        )
     if os.geteuid() != 0 and shutil.which("fusermount3") is None:
         raise MountRefused("fusermount3 is missing: install the package fuse3, or mount as root", EXIT_SYSTEM)

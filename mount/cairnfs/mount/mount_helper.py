@@ -1,4 +1,4 @@
-"""What mount(8) runs for `mount -t cairnfs`: /sbin/mount.cairnfs SOURCE DIR [-sfnvV] [-o OPTIONS] [-t TYPE]."""
+"""What mount(8) runs for `mount -t cairnfs`: mount.cairnfs SOURCE DIR [-sfnv] [-o OPTIONS] [-t TYPE]."""
 
 import getopt
 import sys
@@ -15,7 +15,7 @@ _USAGE = "usage: mount.cairnfs HOST:PORT[,HOST:PORT...]:/SUBDIR DIR [-fnsv] [-o 
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Mount in the background and return the exit status of mount(8). -f checks everything but mounts nothing."""
+    """Mount in the background; the exit status of mount(8). -f checks everything but mounts nothing."""
     try:
         # GNU style: mount(8) gives source and directory first.
         flags, places = getopt.gnu_getopt(sys.argv[1:] if arguments is None else arguments, "sfnvwro:t:N:")
@@ -24,7 +24,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(_USAGE, file=sys.stderr)
         return EXIT_USAGE
     letters = {flag for flag, _ in flags}
-    options = ",".join([*(value for flag, value in flags if flag == "-o"), *(["ro"] if "-r" in letters else [])])
+    options = ",".join(
+        [*(value for flag, value in flags if flag == "-o"), *(["ro"] if "-r" in letters else [])]
+    )
     settings = MountSettings(mountpoint=Path(directory), options=options)
     if "-f" in letters:
         return _check(settings, source)

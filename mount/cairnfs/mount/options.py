@@ -12,11 +12,11 @@ _KERNEL = {
     "ro", "rw", "suid", "nosuid", "dev", "nodev", "exec", "noexec", "noatime", "nodiratime", "dirsync",
     "allow_other", "allow_root", "default_permissions",
 }  # fmt: skip
-# What the kernel does anyway with a FUSE mount, what only mount(8) and fstab look at, and what CairnFS always has.
+# What FUSE does anyway, what only mount(8) and fstab look at, and what CairnFS always has.
 _IGNORED = {
-    "defaults", "async", "atime", "diratime", "relatime", "norelatime", "strictatime", "nostrictatime", "lazytime",
-    "nolazytime", "auto", "noauto", "nofail", "_netdev", "user", "nouser", "users", "owner", "group", "loud",
-    "silent", "acl", "user_xattr", "mand", "nomand", "iversion", "noiversion",
+    "defaults", "async", "atime", "diratime", "relatime", "norelatime", "strictatime", "nostrictatime",
+    "lazytime", "nolazytime", "auto", "noauto", "nofail", "_netdev", "user", "nouser", "users", "owner",
+    "group", "loud", "silent", "acl", "user_xattr", "mand", "nomand", "iversion", "noiversion",
 }  # fmt: skip
 _IGNORED_PREFIXES = ("x-", "X-", "comment=", "user=", "helper=", "uhelper=")
 _OPPOSITES = {"ro": "rw", "suid": "nosuid", "dev": "nodev", "exec": "noexec"}
@@ -46,7 +46,7 @@ class MountOptions:
 
 
 def parse_options(text: str) -> MountOptions:
-    """Read options separated by commas, later ones winning; raises MountRefused (usage) naming the wrong one."""
+    """Read options separated by commas, later ones win; MountRefused (usage) names a wrong one."""
     options = MountOptions()
     for option in filter(None, text.split(",")):
         name, has_value, value = option.partition("=")
@@ -57,8 +57,10 @@ def parse_options(text: str) -> MountOptions:
             continue
         elif has_value:
             options = _with_value(options, option, name, value)
-        elif name in {"sync", "nonempty"}:
-            options = replace(options, **{name: True})
+        elif name == "sync":
+            options = replace(options, sync=True)
+        elif name == "nonempty":
+            options = replace(options, nonempty=True)
         else:
             raise MountRefused(f"unknown mount option {option!r}", EXIT_USAGE)
     return options

@@ -15,17 +15,17 @@ import trio
 from cairnfs.base import limits
 from cairnfs.base.errors import CairnError
 from cairnfs.base.ids import host_id
-from cairnfs.base.logs import configure_logging, get_logger
+from cairnfs.base.logs import LogFormat, configure_logging, get_logger
 from cairnfs.base.settings import MountSettings
 from cairnfs.client.chunks import ChunkClient
 from cairnfs.client.grpc_transport import GrpcChunkTransport, GrpcMetadataTransport
 from cairnfs.client.session import Session
 from cairnfs.client.session_core import Identity
-from cairnfs.client.wire import Wire
+from cairnfs.client.wire import open_wire
 from cairnfs.fuse import mounts
 from cairnfs.fuse.attributes import Presentation
 from cairnfs.fuse.notifier import Notifier
-from cairnfs.fuse.server import Mounting, MountFailed, connection, serve
+from cairnfs.fuse.server import MountFailed, Mounting, connection, serve
 from cairnfs.mount.checks import check_mountpoint, check_system
 from cairnfs.mount.errors import EXIT_FAILED, EXIT_INTERNAL, MountRefused
 from cairnfs.mount.options import MountOptions, parse_options
@@ -81,8 +81,8 @@ def _say_cause(settings: MountSettings, error: BaseException) -> int:
             return EXIT_INTERNAL
 
 
-def _log_format(settings: MountSettings) -> "str":
-    return settings.log_format
+def _log_format(settings: MountSettings) -> LogFormat:
+    return "text" if settings.log_format == "text" else "json"
 
 
 async def _main(settings: MountSettings, options: MountOptions, on_ready: Callable[[], None]) -> None:
@@ -118,7 +118,7 @@ async def _file_system(
         sync_on_close=options.sync,
         read_only=options.read_only,
     )
-    async with Wire.open() as wire, trio.open_nursery() as nursery:
+    async with open_wire() as wire, trio.open_nursery() as nursery:
         session = Session(GrpcMetadataTransport(wire), settings.coordinators.split(","), identity)
         async with ChunkClient.open(session, GrpcChunkTransport(wire, host), host) as chunks:
             vfs = VFS(session, chunks, notifier, nursery, policy)
@@ -139,7 +139,7 @@ def _first(chosen: int | None, default: int) -> int:
 
 
 def fuse_options(source: str, options: MountOptions, *, root: bool) -> set[str]:
-    """What fuse(8) gets: the source as fsname, permission checks by the kernel, access for all when root mounts."""
+    """What fuse(8) gets: the source as fsname, checks by the kernel, access for all when root mounts."""
     escaped = source.replace("\\", "\\\\").replace(",", "\\,")
     always = {f"fsname={escaped}", "subtype=cairnfs", "default_permissions"}
     access = {"allow_other"} if root and "allow_root" not in options.kernel else set[str]()
@@ -165,7 +165,10 @@ async def _announce(settings: MountSettings, on_ready: Callable[[], None]) -> No
         _log.debug("read-ahead left at the kernel's default")
     _log.info("mounted", mountpoint=str(settings.mountpoint), **connection())
     if settings.ready_fd >= 0:
-        line = {"address": f"{settings.coordinators}:{settings.subdir}", "mountpoint": str(settings.mountpoint)}
+        line = {
+            "address": f"{settings.coordinators}:{settings.subdir}",
+            "mountpoint": str(settings.mountpoint),
+        }
         os.write(settings.ready_fd, json.dumps(line).encode() + b"\n")
         os.close(settings.ready_fd)
     on_ready()

@@ -10,7 +10,7 @@ _ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%\w]+\]|[^\[\]:,/\s]+):(?P<port>[
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """`coordinators` is HOST:PORT separated by commas; `subdir` is absolute and without a slash at its end."""
+    """`coordinators` is HOST:PORT separated by commas; `subdir` is absolute, without a slash at its end."""
 
     coordinators: str
     subdir: str

@@ -22,7 +22,7 @@ Serve = Callable[[int], int]
 
 @dataclass(frozen=True, slots=True)
 class _Ended:
-    """How one process ended: exit status (negative: killed by that signal), whether it ever was ready, its life."""
+    """How one process ended: exit status (negative: killed by that signal), whether it was ready, its life."""
 
     status: int
     was_ready: bool
@@ -49,19 +49,20 @@ class Supervisor:
         with self._signals():
             while True:
                 ended = self._run_child()
-                if ended.was_ready and not mounted_once:
-                    mounted_once = True
-                if ended.status == 0 or self._stopping or not mounted_once:
-                    self._clean()
-                    return max(ended.status, 0) if ended.status >= 0 else EXIT_INTERNAL
+                mounted_once |= ended.was_ready
                 self._clean()
+                if ended.status == 0 or self._asked_to_stop() or not mounted_once:
+                    return ended.status if ended.status >= 0 else EXIT_INTERNAL
                 if ended.lived_s >= REMOUNT_STABLE_S:
                     delay_s = REMOUNT_DELAY_MIN_S
                 _log.warning("the mount died and is mounted again", status=ended.status, delay_s=delay_s)
                 select.select([self._wake_read], [], [], delay_s)
-                if self._stopping:
+                if self._asked_to_stop():
                     return 0
                 delay_s = min(delay_s * 2, REMOUNT_DELAY_MAX_S)
+
+    def _asked_to_stop(self) -> bool:
+        return self._stopping
 
     def _run_child(self) -> _Ended:
         ready_read, ready_write = os.pipe()

@@ -140,6 +140,7 @@ SESSION_INBOX_MESSAGES: Final = 256  # received and not yet handled, before read
 # ------------------------------------------------------------------ mounts
 FUSE_DEADLINE_S: Final = 90.0  # for one file system call, whatever happens
 FUSE_FLUSH_DEADLINE_S: Final = 600.0  # for calls that may have to write out all dirty data
+INTERRUPT_POLL_S: Final = 0.2  # a caller that handled a signal may still get a fatal one
 NOTIFIER_THREADS: Final = 8  # directories or inodes invalidated at a time
 NOTIFIER_QUEUE_MAX: Final = 4_096  # callers that wait for an invalidation
 MOUNT_CONNECT_S: Final = 15.0  # for the first answer of a coordinator

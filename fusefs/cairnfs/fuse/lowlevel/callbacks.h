@@ -7,4 +7,4 @@ int cairn_fallocate(void *req, uint64_t fh, int mode, int64_t offset, int64_t le
 int cairn_lseek(void *req, uint64_t fh, int64_t offset, int whence);
 int cairn_copy_file_range(void *req, uint64_t source_fh, int64_t source_offset, uint64_t target_fh,
                           int64_t target_offset, size_t length);
-void cairn_interrupted(uint64_t key);
+void cairn_interrupted(uint64_t request, int pid);

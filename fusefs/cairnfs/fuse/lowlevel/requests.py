@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import itertools
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Protocol
@@ -11,6 +10,7 @@ import trio
 
 from cairnfs.base.logs import get_logger
 from cairnfs.fuse.lowlevel import ffi, lib, pyfuse3
+from cairnfs.fuse.lowlevel.interrupts import UnderWay, under_way
 
 _log = get_logger(__name__)
 
@@ -44,8 +44,6 @@ class Dispatcher:
     def __init__(self, operations: ExtraOperations, nursery: trio.Nursery) -> None:
         self.operations = operations
         self._nursery = nursery
-        self._keys = itertools.count(1)
-        self._waiting: dict[int, trio.CancelScope] = {}
 
     def start(self, name: str, req: Any, work: Callable[[], Awaitable[Callable[[], int]]]) -> None:
         """Start `work` for `req`; it returns the function that replies."""
@@ -53,36 +51,29 @@ class Dispatcher:
 
     async def _answer(self, name: str, req: Any, work: Callable[[], Awaitable[Callable[[], int]]]) -> None:
         reply: Callable[[], int] = partial(lib.cairn_reply_error, req, errno.EINTR)
-        key = next(self._keys)
+        request = lib.cairn_watch(req)
         try:
             with trio.CancelScope() as scope:
-                self._waiting[key] = scope
-                lib.cairn_watch_interrupt(req, key)
+                under_way[request] = UnderWay(scope, any_signal=True)
                 reply = await work()
         except pyfuse3.FUSEError as refused:
             reply = partial(lib.cairn_reply_error, req, refused.errno)
-        except Exception:
+        except Exception:  # noqa: BLE001 - a border: whatever it is, the kernel gets an answer
             _log.exception("request failed", operation=name)
             reply = partial(lib.cairn_reply_error, req, errno.EIO)
         finally:
             # Also when the mount ends and this task is cancelled: no request stays unanswered.
-            del self._waiting[key]
+            under_way.pop(request, None)
             code = reply()
             if code != 0:
                 _log.debug("reply not taken", operation=name, code=code)
-
-    def interrupt(self, key: int) -> None:
-        """The caller of a request was signalled."""
-        scope = self._waiting.get(key)
-        if scope is not None:
-            scope.cancel()
 
 
 _dispatcher: Dispatcher | None = None
 
 
 def install(dispatcher: Dispatcher | None) -> None:
-    """Make `dispatcher` the receiver of all requests of this process (pyfuse3 allows one mount); None: refuse them."""
+    """Make `dispatcher` receive the requests of this process (pyfuse3 allows one mount); None: refuse them."""
     global _dispatcher
     _dispatcher = dispatcher
 
@@ -169,12 +160,6 @@ def cairn_copy_file_range(
 
     receiver.start("copy_file_range", req, work)
     return 0
-
-
-@ffi.def_extern()
-def cairn_interrupted(key: int) -> None:
-    if _dispatcher is not None:
-        _dispatcher.interrupt(key)
 
 
 def flock_parts(operation: int) -> tuple[int, bool]:

@@ -28,6 +28,27 @@ cairn_extra cairn_current;
 cairn_connection_info cairn_connection;
 static struct fuse_lowlevel_ops inner;  /* pyfuse3's own handlers */
 
+static const struct fuse_ctx *caller_of(fuse_req_t req)
+{
+    static const struct fuse_ctx *(*real)(fuse_req_t);
+
+    if (real == NULL)
+        real = dlsym(RTLD_NEXT, "fuse_req_ctx");
+    return real(req);
+}
+
+static void on_interrupt(fuse_req_t req, void *data)
+{
+    (void)data;
+    cairn_interrupted((uintptr_t)req, caller_of(req)->pid);
+}
+
+uint64_t cairn_watch(void *req)
+{
+    fuse_req_interrupt_func(req, on_interrupt, NULL);
+    return (uintptr_t)req;
+}
+
 /* ------------------------------------------------------------------ what pyfuse3 handles, with more facts */
 
 static void on_init(void *userdata, struct fuse_conn_info *conn)
@@ -52,14 +73,49 @@ static void on_init(void *userdata, struct fuse_conn_info *conn)
     cairn_connection.max_background = conn->max_background;
 }
 
+/* Requests whose handlers may wait: create and so on come through fuse_req_ctx below, these do not. */
+
+static void on_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+{
+    cairn_current.request = cairn_watch(req);
+    inner.read(req, ino, size, off, fi);
+}
+
+static void on_write_buf(fuse_req_t req, fuse_ino_t ino, struct fuse_bufvec *data, off_t off,
+                         struct fuse_file_info *fi)
+{
+    cairn_current.request = cairn_watch(req);
+    inner.write_buf(req, ino, data, off, fi);
+}
+
+static void on_fsync(fuse_req_t req, fuse_ino_t ino, int data_only, struct fuse_file_info *fi)
+{
+    cairn_current.request = cairn_watch(req);
+    inner.fsync(req, ino, data_only, fi);
+}
+
+static void on_fsyncdir(fuse_req_t req, fuse_ino_t ino, int data_only, struct fuse_file_info *fi)
+{
+    cairn_current.request = cairn_watch(req);
+    inner.fsyncdir(req, ino, data_only, fi);
+}
+
+static void on_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    cairn_current.request = cairn_watch(req);
+    inner.releasedir(req, ino, fi);
+}
+
 static void on_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
+    cairn_current.request = cairn_watch(req);
     cairn_current.lock_owner = fi->lock_owner;
     inner.flush(req, ino, fi);
 }
 
 static void on_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
+    cairn_current.request = cairn_watch(req);
     cairn_current.lock_owner = fi->lock_owner;
     cairn_current.flock_release = fi->flock_release;
     inner.release(req, ino, fi);
@@ -79,6 +135,7 @@ static void on_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const 
 
 static void on_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
 {
+    cairn_current.request = cairn_watch(req);
     cairn_current.readdir_size = size;
     inner.readdirplus(req, ino, size, off, fi);
 }
@@ -155,6 +212,11 @@ static const struct fuse_lowlevel_ops *completed(const struct fuse_lowlevel_ops 
     memcpy(&inner, ops, size < sizeof(inner) ? size : sizeof(inner));
     complete = inner;
     complete.init = on_init;
+    complete.read = on_read;
+    complete.write_buf = on_write_buf;
+    complete.fsync = on_fsync;
+    complete.fsyncdir = on_fsyncdir;
+    complete.releasedir = on_releasedir;
     complete.flush = on_flush;
     complete.release = on_release;
     complete.setxattr = on_setxattr;
@@ -188,6 +250,13 @@ struct fuse_session *fuse_session_new_versioned(struct fuse_args *args, const st
     return real == NULL ? NULL : real(args, completed(ops, size), sizeof(inner), version, userdata);
 }
 
+/* pyfuse3 asks for the caller of a request just before it calls the handler. */
+const struct fuse_ctx *fuse_req_ctx(fuse_req_t req)
+{
+    cairn_current.request = cairn_watch(req);
+    return caller_of(req);
+}
+
 /* ------------------------------------------------------------------ called from Python */
 
 int cairn_wait_readable(int fd, int timeout_us)
@@ -197,17 +266,6 @@ int cairn_wait_readable(int fd, int timeout_us)
     int ready = ppoll(&poll_fd, 1, &timeout, NULL);
 
     return ready < 0 ? -errno : ready > 0;
-}
-
-static void on_interrupt(fuse_req_t req, void *key)
-{
-    (void)req;
-    cairn_interrupted((uintptr_t)key);
-}
-
-void cairn_watch_interrupt(void *req, uint64_t key)
-{
-    fuse_req_interrupt_func(req, on_interrupt, (void *)(uintptr_t)key);
 }
 
 int cairn_reply_error(void *req, int error)

@@ -2,6 +2,7 @@
 
 /* Facts about the request now being handled that pyfuse3 does not pass on. Valid until the handler's first await. */
 typedef struct {
+    uint64_t request;      /* names the request, for cairn_interrupted */
     uint64_t lock_owner;   /* of flush and release */
     int flock_release;     /* release: the owner's BSD lock must go */
     int xattr_flags;       /* of setxattr: XATTR_CREATE, XATTR_REPLACE */
@@ -21,8 +22,8 @@ extern cairn_connection_info cairn_connection;
 /* Wait up to timeout_us microseconds for the descriptor to become readable: 1, 0, or -errno. */
 int cairn_wait_readable(int fd, int timeout_us);
 
-/* Call cairn_interrupted(key) when the kernel gives up on this request. */
-void cairn_watch_interrupt(void *req, uint64_t key);
+/* Call cairn_interrupted when the caller of this request is signalled; returns the request's name. */
+uint64_t cairn_watch(void *req);
 
 /* Replies; each ends the request. They return 0 or -errno. */
 int cairn_reply_error(void *req, int error);
