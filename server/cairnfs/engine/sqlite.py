@@ -66,10 +66,10 @@ class SqliteEngine:
         self._writer.set_wal_hook(self._note_wal_pages)
         self._read_lock = threading.Lock()  # held while the reader connection is used
         self._commits = 0
-        self._commits_seen = -1  # by the reader's open transaction; -1: it has none
+        self._commits_seen = -1  # when the reader's transaction began; -1: it is to begin another
         self._wal_pages = 0
         self._checkpoint_failed = False
-        self._broken: EngineBroken | None = None
+        self._broken = ""  # why, once it is
         self._closed = False
 
     def read(self, body: Callable[[ReadTransaction], T]) -> T:
@@ -78,7 +78,11 @@ class SqliteEngine:
             # Beginning a transaction costs as much as a look-up, so one serves until something changes.
             if self._commits_seen != self._commits:
                 self._begin_read()
-            return body(self._reader_view)
+            try:
+                return body(self._reader_view)
+            except EngineError:
+                self._commits_seen = -1  # some errors end the transaction
+                raise
 
     def commit(self, operations: Sequence[Operation]) -> list[Outcome]:
         """Run `operations` in order and make all their changes durable together.
@@ -149,8 +153,8 @@ class SqliteEngine:
         self._commits_seen = commits
 
     def _end_read(self) -> None:
-        if self._commits_seen >= 0:
-            self._commits_seen = -1
+        self._commits_seen = -1
+        if self._reader.in_transaction:
             self._reader.execute("COMMIT")
 
     # ------------------------------------------------------------------ committing
@@ -158,8 +162,8 @@ class SqliteEngine:
     def _check_usable(self) -> None:
         if self._closed:
             raise EngineError(f"{self._path} is closed")
-        if self._broken is not None:
-            raise self._broken
+        if self._broken:
+            raise EngineBroken(self._broken)
 
     def _store(self, changes: Changes) -> None:
         """Write `changes` in key order, which touches each page of the table once."""
@@ -180,9 +184,9 @@ class SqliteEngine:
         except apsw.Error as error:
             # A failed fsync may have stored the whole commit, and a second one would report success
             # whatever it stored: neither yes nor no is true until the log is read again.
-            self._broken = EngineBroken(f"{self._path}: {_reason(error)}; restart to find out what is stored")
+            self._broken = f"{self._path}: {_reason(error)}; restart to find out what is stored"
             _log.error("engine_broken", path=str(self._path), reason=_reason(error))
-            raise self._broken from error
+            raise EngineBroken(self._broken) from error
 
     def _roll_back(self) -> None:
         with contextlib.suppress(apsw.Error):
