@@ -131,9 +131,7 @@ class Cluster:
         numbers = IdAllocator()
         numbers.add(self._one(reserve_inode_numbers))
         config = Config("cluster", self._one(next_incarnation), lease_s=LEASE_S)
-        conductor = Conductor(
-            config, self.clock, self.registry, self.engine.read, numbers, common.ClusterMap
-        )
+        conductor = Conductor(config, self.clock, self.registry, self.engine.read, numbers, common.ClusterMap)
         self.do(conductor.start())
         return conductor
 

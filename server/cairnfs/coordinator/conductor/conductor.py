@@ -280,7 +280,7 @@ class Conductor:
     def _release(self, session: Session, seq: int, op: Any) -> None:
         self.context.leases.release(session.id, op.ino)
         self.context.reply(session, answer(seq, "", None))
-        self.orphans.check(op.ino)
+        self.orphans.released(session.id, op.ino)
 
     # ------------------------------------------------------------------ recovery
 

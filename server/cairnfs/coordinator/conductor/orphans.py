@@ -58,6 +58,12 @@ class Orphans:
         for ino in sorted(failed):
             self.check(ino)
 
+    def released(self, session_id: str, ino: int) -> None:
+        """The session closed `ino`. What it may still cache of an orphan, nobody can ask it for."""
+        if ino in self._known:
+            self._context.leases.drop(session_id, ino)
+            self.check(ino)
+
     def check(self, ino: int) -> None:
         """Reap `ino` if it is an orphan that nobody has open. Lease holders are asked first."""
         context = self._context
