@@ -11,7 +11,7 @@ PATH = typer.Option(TARGET, "--path", metavar="PATH", help="where to put it")
 
 SCRIPT = """#!/bin/sh
 # mount(8) runs this for `mount -t cairnfs`; written by `cairnfs install-mount-helper`.
-exec {python} -m cairnfs.mount.mount_helper "$@"
+exec {python} -P -m cairnfs.mount.mount_helper "$@"
 """
 
 

@@ -79,7 +79,9 @@ class LocalCluster:
         self.state.mount.mkdir(parents=True, exist_ok=True)
         options = ["-o", self.state.options] if self.state.options else []
         source = f"{self.state.coordinator}:/"
-        starting = self._start(MOUNT, ["mount", source, str(self.state.mount), "--foreground", *options])
+        starting = self._start(
+            MOUNT, ["mount", source, str(self.state.mount), "--foreground", "--supervise", *options]
+        )
         if starting is not None:
             starting.wait()
         if not mounts.answers(self.state.mount):
@@ -90,7 +92,16 @@ class LocalCluster:
         if self.process(part) is not None:
             return None
         config = ["--config", str(self.config)] if self.config else []
-        command = [sys.executable, "-m", "cairnfs.cli", *arguments, *config, "--log-level", self.log_level]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "cairnfs.cli",
+            *arguments,
+            *config,
+            "--log-level",
+            self.log_level,
+        ]
         self.started.append(part)
         return start(command, self.layout.pid(part), self.layout.log(part))
 
