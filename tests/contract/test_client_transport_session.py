@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from cairnfs.base import limits
 from cairnfs.base.errors import CairnError
 from cairnfs.client.grpc_transport import GrpcMetadataTransport
 from cairnfs.client.session import Session
@@ -94,6 +95,24 @@ async def test_a_raw_stream_ends_after_goodbye(kind: str, request: pytest.Fixtur
             await stream.receive()
         assert caught.value.code == common_pb2.ERROR_CODE_UNAVAILABLE
         stream.close()
+        stream.close()
+
+
+async def test_grpc_stops_reading_while_nobody_takes_what_arrived(request: pytest.FixtureRequest) -> None:
+    count = 5 * limits.SESSION_INBOX_MESSAGES
+    async with _transport("grpc", request) as (transport, address):
+        stream = transport.connect(address)
+        stream.send(pb.ClientMessage(hello=pb.Hello()))
+        await stream.receive()
+        for seq in range(count):
+            stream.send(pb.ClientMessage(requests=[pb.Request(seq=seq, get_attr=pb.GetAttr(ino=1))]))
+        seen: list[int] = []
+        while len(seen) < count:
+            batch = await stream.receive()
+            assert len(batch) <= limits.SESSION_INBOX_MESSAGES + 1
+            seen.extend(message.events[0].reply.seq for message in batch)
+            await trio.sleep(0.02)  # lets more arrive than may be kept
+        assert seen == list(range(count))
         stream.close()
 
 

@@ -76,6 +76,7 @@ class Session:
         self._welcomed = trio.Event()
         self._closed = False
         self._refusal: CairnError | None = None
+        self._refused = False
 
     @classmethod
     @asynccontextmanager
@@ -257,8 +258,10 @@ class Session:
         while self._refusal is None:
             address = self._coordinators[turn % len(self._coordinators)]
             turn += 1
+            started_s = self._clock()
             established = await self._serve_stream(address)
-            delay_s = limits.RECONNECT_MIN_S if established else min(delay_s * 2, limits.RECONNECT_MAX_S)
+            lasted = established and self._clock() - started_s >= limits.RECONNECT_MAX_S
+            delay_s = limits.RECONNECT_MIN_S if lasted else min(delay_s * 2, limits.RECONNECT_MAX_S)
             await trio.sleep(delay_s * random.uniform(0.5, 1.0))
         assert self._scope is not None
         self._scope.cancel()
@@ -289,6 +292,9 @@ class Session:
     def _note_break(self, address: str, error: CairnError, established: bool) -> None:
         if not self._welcomed.is_set() and error.code in _FINAL_REFUSALS:
             self._refusal = error
+        elif error.code in _FINAL_REFUSALS and not self._refused:
+            self._refused = True  # said once, not at every attempt
+            _log.warning("the coordinator refuses this client", coordinator=address, error=str(error))
         elif established:
             _log.warning("lost the coordinator", coordinator=address, error=str(error))
         else:
@@ -336,6 +342,7 @@ class Session:
                 case core_.Welcomed(welcome):
                     listener.on_welcome(welcome)
                     self._welcomed.set()
+                    self._refused = False
                     _log.debug("welcomed", session=welcome.session_id, resumed=welcome.resumed)
                 case core_.Doubted():
                     listener.on_doubt()

@@ -28,6 +28,8 @@ _WAIT_AND_RETRY: Final = frozenset(
         common_pb2.ERROR_CODE_TIMED_OUT,
     }
 )
+# What the coordinator says when no other node can take the chunk.
+_NO_NODE_LEFT: Final = frozenset({common_pb2.ERROR_CODE_UNAVAILABLE, common_pb2.ERROR_CODE_NO_SPACE})
 
 
 class _Channel:
@@ -192,12 +194,11 @@ class Storer:
                 error = CairnError(common_pb2.ERROR_CODE_UNAVAILABLE, "no datanode is left")
             except CairnError as caught:
                 error = caught
-            if error.code == common_pb2.ERROR_CODE_NO_SPACE and not state.exclude and not state.holders:
-                raise error
-            if error.code != common_pb2.ERROR_CODE_NO_SPACE and error.code not in _WAIT_AND_RETRY:
-                raise error
-            if state.holders:
+            if state.holders and error.code in _NO_NODE_LEFT:
                 return None
+            full = error.code == common_pb2.ERROR_CODE_NO_SPACE
+            if (full and not state.exclude) or (not full and error.code not in _WAIT_AND_RETRY):
+                raise error
             state.last_error = error if state.last_error is None else state.last_error
             state.exclude.clear()  # those that failed may be back by now
             await trio.sleep(state.delay_s)

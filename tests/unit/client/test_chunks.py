@@ -4,6 +4,7 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Any
 
 import pytest
 import trio
@@ -80,9 +81,9 @@ async def test_concurrent_callers_share_plans(autojump_clock: MockClock, cluster
     async with cluster.client() as client:
         real_call = cluster.session.call
 
-        async def slow_call(*args: object, **kwargs: object) -> object:
+        async def slow_call(*args: Any, **kwargs: Any) -> Any:
             await trio.sleep(1)
-            return await real_call(*args, **kwargs)  # type: ignore[arg-type]
+            return await real_call(*args, **kwargs)
 
         cluster.session.call = slow_call  # type: ignore[method-assign]
         async with trio.open_nursery() as nursery:
@@ -165,6 +166,25 @@ async def test_fewer_holders_are_accepted_when_no_node_is_left(autojump_clock: M
     async with cluster.client() as client:
         [stored] = await client.store([_data()])
     assert list(stored.nodes) == [1]
+
+
+async def test_fewer_holders_are_not_accepted_for_another_reason(
+    autojump_clock: MockClock, cluster: Cluster
+) -> None:
+    cluster.nodes[1].failing_replicas = frozenset({2})
+    async with cluster.client() as client:
+        await client.store([_data(seed=9)])
+        cluster.session.plans.clear()
+        real_call = cluster.session.call
+
+        async def call(op: Any, *args: Any, **kwargs: Any) -> Any:
+            if op.exclude_nodes and len(cluster.session.plans) == 1:
+                cluster.session.plan_errors.append(common_pb2.ERROR_CODE_SAFE_MODE)
+            return await real_call(op, *args, **kwargs)
+
+        cluster.session.call = call  # type: ignore[method-assign]
+        [stored] = await client.store([_data()])
+    assert list(stored.nodes) == [1, 3]
 
 
 async def test_nodes_that_come_back_are_tried_again(autojump_clock: MockClock, cluster: Cluster) -> None:

@@ -276,3 +276,44 @@ async def test_the_cluster_map_is_known(autojump_clock: MockClock) -> None:
         assert node is not None
         assert node.address == "d:2"
         assert session.node(3) is None
+
+
+@pytest.mark.announces_warnings(
+    "lost the coordinator", "no contact with a coordinator", "refuses this client"
+)
+async def test_a_refusal_after_the_first_welcome_is_told_once_and_tried_again(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    coordinator = FakeCoordinator()
+    async with _session(coordinator) as session:
+        coordinator.refusal = pb.SessionEnd(code=common_pb2.ERROR_CODE_WRONG_CLUSTER)
+        coordinator.break_stream()
+        await trio.sleep(30)
+        assert caplog.text.count("refuses this client") == 1
+        coordinator.refusal = None
+        assert (await session.call(pb.GetAttr(ino=3))).attr.ino == 3
+
+
+@pytest.mark.announces_warnings("lost the coordinator", "no contact with a coordinator")
+async def test_a_stream_that_breaks_again_and_again_is_not_dialled_at_full_speed(
+    autojump_clock: MockClock,
+) -> None:
+    coordinator = FakeCoordinator()
+    transport = MemoryMetadataTransport({"c:1": coordinator})
+    async with (
+        Session.open(
+            transport, ["c:1"], Identity(host_id="h"), RecordingListener(), clock=trio.current_time
+        ) as session,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(_break_whenever_connected, session, coordinator)
+        await trio.sleep(60)
+        nursery.cancel_scope.cancel()
+    assert len(transport.dialled) < 90
+
+
+async def _break_whenever_connected(session: Session, coordinator: FakeCoordinator) -> None:
+    while True:
+        if session.connected:
+            coordinator.break_stream()
+        await trio.sleep(0.01)
