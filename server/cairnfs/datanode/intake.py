@@ -113,7 +113,14 @@ class StreamIntake:
         now = self._clock.monotonic()
         for running in list(self._running.values()):
             if now - running.last_frame_s > limits.TRANSFER_IDLE_S:
-                running.perform(running.transfer.on_idle())
+                late = common_pb2.ERROR_CODE_TIMED_OUT
+                running.perform(running.transfer.on_given_up(late, "no frame arrived in time"))
+
+    def drain(self) -> None:
+        """The datanode stops: end what is incomplete, so that only complete chunks are waited for."""
+        gone = common_pb2.ERROR_CODE_UNAVAILABLE
+        for running in list(self._running.values()):
+            running.perform(running.transfer.on_given_up(gone, "the datanode is stopping"))
 
     def close(self) -> None:
         """The stream ended: forget what is incomplete; what is complete is finished on its own."""

@@ -60,6 +60,9 @@ class Datanode:
             raise
         self.disk = Disk(self.store)
         self._peers = Peers(self.membership, SystemClock())
+        self._service = ChunksService(
+            self.disk, self._peers, self.membership, SystemClock(), self._found_corrupt
+        )
         self._server = grpc.aio.server(options=_SERVER_OPTIONS)
         self._heartbeats: Heartbeats | None = None
 
@@ -71,8 +74,7 @@ class Datanode:
     async def start(self) -> None:
         """Listen and serve. Raises CairnError when the address cannot be had."""
         host = self.settings.listen.rpartition(":")[0]
-        service = ChunksService(self.disk, self._peers, self.membership, SystemClock(), self._found_corrupt)
-        self._server.add_generic_rpc_handlers((service.handlers(),))
+        self._server.add_generic_rpc_handlers((self._service.handlers(),))
         try:
             port = self._server.add_insecure_port(self.settings.listen)
             self._server.add_insecure_port(f"unix-abstract:{self.unix_socket}")
@@ -83,9 +85,14 @@ class Datanode:
         self.address = f"{host}:{port}"
 
     async def run(self) -> None:
-        """Talk to the coordinators and care for the chunks. Raises CairnError WRONG_CLUSTER."""
+        """Talk to the coordinators and care for the chunks.
+
+        Raises CairnError WRONG_CLUSTER, or INVALID when no coordinator is named.
+        """
         place = Place(self.settings.advertise or self.address, self.unix_socket, self.settings.rack)
         addresses = [part.strip() for part in self.settings.coordinators.split(",") if part.strip()]
+        if not addresses:
+            raise CairnError(common_pb2.ERROR_CODE_INVALID, "no coordinator is named")
         heartbeats = self._heartbeats = Heartbeats(
             Coordinators(addresses), self.membership, self.disk, place, self.settings.heartbeat_s
         )
@@ -113,7 +120,9 @@ class Datanode:
 
     async def stop(self) -> None:
         """Stop serving, finish what runs on the disk, and release the data directory."""
-        await self._server.stop(STOP_GRACE_S)
+        stopping = asyncio.create_task(self._server.stop(STOP_GRACE_S))
+        self._service.drain()
+        await stopping
         await self._peers.close()
         await asyncio.to_thread(self.disk.close)
         self.store.close()

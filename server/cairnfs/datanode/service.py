@@ -1,7 +1,7 @@
 """The gRPC service Chunks: bulk messages pass as bytes, and the bulk codec reads and writes them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeAlias
 
 import grpc
@@ -39,6 +39,7 @@ class ChunksService:
         self._clock = clock
         self._found_corrupt = found_corrupt
         self._sessions: dict[str, int] = {}
+        self._readers: set[asyncio.Task[None]] = set()
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """What to register with a server."""
@@ -101,18 +102,30 @@ class ChunksService:
         self, context: Context, window_bytes: int, check: Callable[[chunks_pb2.ChunkHeader], None]
     ) -> None:
         intake = StreamIntake(self._disk, self._peers, self._membership.node, window_bytes, self._clock)
-        reader = asyncio.create_task(self._receive(context, intake, check))
-        writer = asyncio.create_task(_acknowledge(context, intake, reader))
+        reader = self._reader(self._receive(context, intake, check))
         idle = asyncio.create_task(_give_up_idle(intake))
         try:
-            await asyncio.gather(reader, writer)
+            await _acknowledge(context, intake, reader)
+            if not reader.cancelled():
+                reader.result()
         except CairnError as error:
             _log.info("stream refused", peer=context.peer(), detail=str(error))
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         finally:
-            for task in (reader, writer, idle):
-                task.cancel()
+            reader.cancel()
+            idle.cancel()
             intake.close()
+
+    def _reader(self, reading: Coroutine[None, None, None]) -> "asyncio.Task[None]":
+        reader = asyncio.create_task(reading)
+        self._readers.add(reader)
+        reader.add_done_callback(self._readers.discard)
+        return reader
+
+    def drain(self) -> None:
+        """Read no more from any stream; streams end when they have answered what they read."""
+        for reader in self._readers:
+            reader.cancel()
 
     async def _receive(
         self, context: Context, intake: StreamIntake, check: Callable[[chunks_pb2.ChunkHeader], None]
@@ -146,14 +159,19 @@ class ChunksService:
             finally:
                 room.release()
 
-        try:
+        async def read() -> None:
             while isinstance(request := await context.read(), chunks_pb2.RetrieveChunkRequest):
                 await room.acquire()
                 task = asyncio.create_task(serve(request))
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
+
+        reader = self._reader(read())
+        try:
+            await asyncio.wait([reader])
             await asyncio.gather(*tasks)
         finally:
+            reader.cancel()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -188,9 +206,11 @@ async def _acknowledge(context: Context, intake: StreamIntake, reader: "asyncio.
     """Send acknowledgements until the sender has closed its side and every transfer is answered."""
     reader.add_done_callback(lambda _: intake.wake())
     while True:
+        if reader.cancelled():
+            intake.drain()
         while intake.acks:
             await context.write(intake.acks.popleft())
-        if reader.done() and intake.idle:
+        if reader.done() and (intake.idle or (not reader.cancelled() and reader.exception())):
             return
         await intake.wait_for_acks()
 

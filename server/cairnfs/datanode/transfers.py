@@ -196,11 +196,9 @@ class Transfer:
             return []
         return self._drop()
 
-    def on_idle(self) -> list[Effect]:
-        """Nothing arrived for TRANSFER_IDLE_S."""
-        if self.ended or self.complete:
-            return []
-        return self._fail(pb.ERROR_CODE_TIMED_OUT, "no frame arrived in time")
+    def on_given_up(self, code: "ErrorCode.ValueType", detail: str) -> list[Effect]:
+        """This node waits no longer for the rest; what has arrived whole is finished anyway."""
+        return [] if self.ended or self.complete else self._fail(code, detail)
 
     def _credit(self) -> list[Effect]:
         """Acknowledge bytes that have left memory here and at every replica still in the transfer."""

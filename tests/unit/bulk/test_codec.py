@@ -163,13 +163,13 @@ def accepts(message: bytes) -> ChunkFrame | None:
         return None
 
 
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 @given(st.binary(max_size=80))
 def test_any_bytes_are_a_frame_or_invalid(message: bytes) -> None:
     accepts(message)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(FRAMES, st.integers(0), st.integers(0, 255))
 def test_a_damaged_message_is_read_as_protobuf_reads_it_or_refused(
     frame: ChunkFrame, place: int, value: int
