@@ -126,6 +126,15 @@ def test_a_burst_spreads_by_debits_which_never_make_the_cluster_full() -> None:
     assert placer(members).place(4 * MIB, 1) in ([1], [2])
 
 
+def test_the_primary_knows_where_the_replicas_are() -> None:
+    members = Members()
+    members.join(1)
+    members.join(2)
+    assert placer(members, "first-healthy").place(MIB, 2) == [2, 1]  # 1 has not heard of 2 yet
+    members.beat(1, seen_version=members.manager.version)
+    assert placer(members, "first-healthy").place(MIB, 2) == [1, 2]
+
+
 def test_selectors_are_found_by_name() -> None:
     assert isinstance(load_selector("first-healthy"), FirstHealthySelector)
     with pytest.raises(ValueError, match="capacity, first-healthy"):

@@ -74,6 +74,7 @@ class NodeManager:
         node.state = JOINING
         log.info("datanode registered", node=node.number, uuid=node.uuid, address=node.address)
         self._changed(node)
+        node.address_version = node.seen_version = self._ring.version  # the answer carries the map
         return node
 
     def remove(self, number: int) -> None:
@@ -111,6 +112,7 @@ class NodeManager:
         """
         self.check_cluster(request.cluster_id)
         node = self.identified(request.node, request.uuid)
+        node.seen_version = max(node.seen_version, request.seen_version)
         node.history.note(request.boot, request.store_seq, now)
         was_read_only = node.read_only
         node.measure(request.disk)

@@ -67,6 +67,8 @@ class Node:
     read_only: bool = False
     last_seen_ms: int = 0
     debited_bytes: int = 0
+    address_version: int = 0  # of the membership change that told where it is
+    seen_version: int = 0  # of the membership, as far as it is known to have been told
 
     @property
     def alive(self) -> bool:
@@ -82,6 +84,10 @@ class Node:
     def free_bytes(self) -> int:
         """What it reported as available, less what was planned onto it since."""
         return max(0, self.available_bytes - self.debited_bytes)
+
+    def knows(self, other: "Node") -> bool:
+        """Whether it has been told where `other` is."""
+        return other is self or self.seen_version >= other.address_version
 
     def identify(self, info: common_pb2.NodeInfo) -> None:
         """Take over what a registration says about where and what the node is."""

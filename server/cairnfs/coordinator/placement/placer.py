@@ -47,7 +47,15 @@ class Placer:
         )
         for candidate in chosen:
             self._manager.debit(candidate.number, size_bytes)
-        return [candidate.number for candidate in chosen]
+        return self._informed_first([candidate.number for candidate in chosen])
+
+    def _informed_first(self, chosen: list[int]) -> list[int]:
+        """Make a node the primary that can reach the others: one that joined just now is not known to all."""
+        nodes = [node for number in chosen if (node := self._manager.get(number)) is not None]
+        for node in nodes:
+            if all(node.knows(other) for other in nodes):
+                return [node.number, *(number for number in chosen if number != node.number)]
+        return chosen
 
     def _refusal(self, size_bytes: int) -> CairnError:
         alive = [node for node in self._manager if node.alive and not node.draining]
