@@ -22,7 +22,7 @@ Serve = Callable[[int], int]
 
 @dataclass(frozen=True, slots=True)
 class _Ended:
-    """How one process ended: exit status (negative: killed by that signal), whether it was ready, its life."""
+    """How one process ended: exit status (negative: killed by that signal), whether it was ever ready."""
 
     status: int
     was_ready: bool

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from signal import SIGCHLD, SIGCONT, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU, SIGURG, SIGWINCH
 
 import trio
 
@@ -11,11 +12,17 @@ from cairnfs.fuse.lowlevel import ffi
 
 @dataclass(slots=True, eq=False)
 class UnderWay:
-    """A request being handled. Locks are given up for `any_signal`; other calls on files only when it is fatal."""
+    """A request being handled. With `any_signal` (locks) every signal ends it, otherwise fatal ones only."""
 
     scope: trio.CancelScope
     any_signal: bool
 
+
+_MASKS = ("SigPnd:", "ShdPnd:", "SigBlk:", "SigIgn:", "SigCgt:")
+# Signals whose default action does not end a process.
+_HARMLESS = sum(
+    1 << number - 1 for number in (SIGCHLD, SIGCONT, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU, SIGURG, SIGWINCH)
+)
 
 under_way: dict[int, UnderWay] = {}
 """Every request being handled, by its name in the supplement (which may be used again afterwards)."""
@@ -43,7 +50,7 @@ async def _watch(request: int, found: UnderWay, pid: int) -> None:
 
 
 def is_dying(pid: int) -> bool:
-    """Whether the thread `pid` has SIGKILL pending (the kernel adds it for every fatal signal) or is gone.
+    """Whether a signal that ends the thread `pid` is pending, or it is gone.
 
     False for 0, a caller in another PID namespace.
     """
@@ -53,5 +60,6 @@ def is_dying(pid: int) -> bool:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return True
-    pending = [line.split()[1] for line in status.splitlines() if line.startswith(("SigPnd:", "ShdPnd:"))]
-    return any(int(mask, 16) >> 8 & 1 for mask in pending)
+    mask = {line[:6]: int(line.split()[1], 16) for line in status.splitlines() if line.startswith(_MASKS)}
+    pending = mask["SigPnd"] | mask["ShdPnd"]
+    return bool(pending & ~(mask["SigBlk"] | mask["SigIgn"] | mask["SigCgt"] | _HARMLESS))

@@ -73,7 +73,7 @@ _dispatcher: Dispatcher | None = None
 
 
 def install(dispatcher: Dispatcher | None) -> None:
-    """Make `dispatcher` receive the requests of this process (pyfuse3 allows one mount); None: refuse them."""
+    """Make `dispatcher` receive this process's requests (pyfuse3 allows one mount); None: refuse them."""
     global _dispatcher
     _dispatcher = dispatcher
 
