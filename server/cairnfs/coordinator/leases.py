@@ -228,14 +228,9 @@ class LeaseTable:
         """Changes under way on the inode."""
         return self._pending.get(ino, ())
 
-    def blocked(self, ino: int, name: bytes | None = None, besides: str | None = None) -> bool:
-        """Whether a pending change forbids a grant on `ino`.
-
-        `name`: only this entry of a directory is meant. `besides`: a session whose changes do not count.
-        """
+    def blocked(self, ino: int, name: bytes | None = None) -> bool:
+        """Whether a pending change forbids a grant on `ino`, or on the entry `name` of that directory."""
         for change in self._pending.get(ino, ()):
-            if change.session_id == besides:
-                continue
             names = change.touches[ino].names
             if name is None or not names or name in names:
                 return True

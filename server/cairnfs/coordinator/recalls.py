@@ -1,9 +1,13 @@
 """Recalls under way: who was asked for what, who waits for the answer, and until when."""
 
 from collections.abc import Iterable, Iterator
+from typing import Final
 
 from cairnfs.base.limits import RECALL_MAX_S
 from cairnfs.rpc.v1 import metadata_pb2 as pb
+
+NONE: Final = pb.LEASE_KIND_NONE
+WRITE: Final = pb.LEASE_KIND_WRITE
 
 
 class Waiter:
@@ -29,9 +33,16 @@ class RecallUnderWay:
         self.message = pb.Recall(id=recall_id)
         self.waiters: dict[Waiter, None] = {}
         self.named: dict[int, pb.RecallItem] = {}  # directories of which only entries are recalled
-        self.regranted: set[int] = set()  # leases granted anew after this recall
+        self.regranted: dict[int, pb.LeaseKind.ValueType] = {}  # leases granted anew after this recall
         self.deadline_s = now_s + lease_s
         self.latest_s = now_s + max(lease_s, RECALL_MAX_S)
+
+    def kept(self, ino: int) -> "pb.LeaseKind.ValueType":
+        """The most that the session may believe to hold on `ino` after this recall and what followed it."""
+        keep = min(
+            (item.keep for item in self.message.items if item.ino == ino and is_whole(item)), default=WRITE
+        )
+        return max(keep, self.regranted.get(ino, NONE))
 
     def add(self, item: pb.RecallItem) -> None:
         """Put `item` into the message; entries of one directory share an item."""
@@ -52,18 +63,19 @@ class RecallBook:
         self._next_id = (incarnation << 32) + 1  # never that of an earlier coordinator's recall
         self._under_way: dict[int, RecallUnderWay] = {}
         self._by_session: dict[str, dict[int, RecallUnderWay]] = {}
-        self._whole: dict[tuple[str, int], RecallUnderWay] = {}
+        self._whole: dict[tuple[str, int], list[RecallUnderWay]] = {}
         self._unsent: dict[str, RecallUnderWay] = {}
 
     def ask(self, waiter: Waiter | None, session_id: str, item: pb.RecallItem, now_s: float) -> None:
         """Recall `item` from the session, joining an earlier recall that covers it; `waiter` waits for it."""
-        whole = not item.names and not item.attributes_only
-        recall = self._whole.get((session_id, item.ino)) if whole else None
-        if recall is None or not _covers(recall, item):
+        recall = self._covering(session_id, item)
+        if recall is None:
             recall = self._building(session_id, now_s)
             recall.add(item)
-            if whole:
-                self._whole[session_id, item.ino] = recall
+            if is_whole(item):
+                recalls = self._whole.setdefault((session_id, item.ino), [])
+                if recall not in recalls:
+                    recalls.append(recall)
         if waiter is not None and waiter not in recall.waiters:
             recall.waiters[waiter] = None
             waiter.waits += 1
@@ -86,13 +98,18 @@ class RecallBook:
         self._unsent.clear()
         return unsent
 
-    def granted(self, session_id: str, ino: int) -> None:
-        """A lease was granted again: the answer to an earlier recall does not end it."""
-        if not self._whole:
-            return
-        recall = self._whole.pop((session_id, ino), None)
-        if recall is not None:
-            recall.regranted.add(ino)
+    def granted(self, session_id: str, ino: int, kind: "pb.LeaseKind.ValueType") -> None:
+        """A lease was granted again: the answers to earlier recalls do not end it."""
+        if self._whole:
+            for recall in self._whole.get((session_id, ino), ()):
+                recall.regranted[ino] = max(kind, recall.regranted.get(ino, NONE))
+
+    def believed(self, session_id: str, ino: int, kind: "pb.LeaseKind.ValueType") -> "pb.LeaseKind.ValueType":
+        """What is left of a lease of `kind` in the eyes of its holder, who may have seen recalls of it."""
+        if self._whole:
+            for recall in self._whole.get((session_id, ino), ()):
+                kind = min(kind, recall.kept(ino))
+        return kind
 
     def answered(self, session_id: str, recall_id: int) -> RecallUnderWay | None:
         """Take the recall that was answered; None when it is unknown or another session's."""
@@ -138,8 +155,18 @@ class RecallBook:
         if self._unsent.get(session_id) is recall:
             del self._unsent[session_id]
         for item in recall.message.items:
-            if self._whole.get((session_id, item.ino)) is recall:
-                del self._whole[session_id, item.ino]
+            recalls = self._whole.get((session_id, item.ino))
+            if recalls is not None and recall in recalls:
+                recalls.remove(recall)
+                if not recalls:
+                    del self._whole[session_id, item.ino]
+
+    def _covering(self, session_id: str, item: pb.RecallItem) -> RecallUnderWay | None:
+        """The latest recall of the same lease, if it takes at least as much and nothing was granted since."""
+        recalls = self._whole.get((session_id, item.ino)) if is_whole(item) else None
+        if not recalls or item.ino in recalls[-1].regranted or recalls[-1].kept(item.ino) > item.keep:
+            return None
+        return recalls[-1]
 
 
 def wake(waiters: Iterable[Waiter]) -> None:
@@ -150,12 +177,6 @@ def wake(waiters: Iterable[Waiter]) -> None:
             waiter.proceed()
 
 
-def _covers(recall: RecallUnderWay, item: pb.RecallItem) -> bool:
-    """Whether an earlier recall of the same whole lease takes at least as much."""
-    return any(
-        earlier.ino == item.ino
-        and not earlier.names
-        and not earlier.attributes_only
-        and earlier.keep <= item.keep
-        for earlier in recall.message.items
-    )
+def is_whole(item: pb.RecallItem) -> bool:
+    """Whether the item is about the lease itself, not only entries or attributes."""
+    return not item.names and not item.attributes_only

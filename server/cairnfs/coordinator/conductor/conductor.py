@@ -36,9 +36,9 @@ from cairnfs.coordinator.conductor.mutations import Mutations
 from cairnfs.coordinator.conductor.opens import Opens
 from cairnfs.coordinator.conductor.orphans import Orphans
 from cairnfs.coordinator.conductor.reads import Reads
-from cairnfs.coordinator.leases import NONE, WRITE
+from cairnfs.coordinator.leases import NONE, READ, WRITE
 from cairnfs.coordinator.namespace.operation import OperationSpec
-from cairnfs.coordinator.recalls import wake
+from cairnfs.coordinator.recalls import is_whole, wake
 from cairnfs.coordinator.sessions import Session
 from cairnfs.engine.interface import Outcome
 from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
@@ -266,11 +266,12 @@ class Conductor:
         asked = set()
         for item in recall.message.items:
             asked.add(item.ino)
-            if item.names or item.attributes_only or item.ino in recall.regranted:
+            if not is_whole(item):
                 continue
-            if item.keep == NONE:
+            kept = recall.kept(item.ino)
+            if kept == NONE:
                 leases.drop(session.id, item.ino)
-            elif item.keep != WRITE:
+            elif kept == READ:
                 leases.downgrade(session.id, item.ino)
         writing = set(done.open_for_write)
         for ino in asked.intersection(done.still_open):

@@ -8,7 +8,7 @@ from cairnfs.base.clock import Clock
 from cairnfs.base.errors import CairnError
 from cairnfs.base.limits import LEASE_S
 from cairnfs.base.logs import get_logger
-from cairnfs.coordinator.leases import LeaseTable
+from cairnfs.coordinator.leases import READ, WRITE, LeaseTable
 from cairnfs.coordinator.locks import LockTable
 from cairnfs.coordinator.namespace.operation import OperationSpec
 from cairnfs.coordinator.recalls import RecallBook, Waiter
@@ -137,12 +137,16 @@ class Context:
     def grant_read(self, session_id: str, ino: int) -> None:
         """Record a READ lease (or leave a WRITE lease of the same session alone)."""
         self.leases.grant_read(session_id, ino)
-        self.recalls.granted(session_id, ino)
+        self.recalls.granted(session_id, ino, READ)
 
     def grant_write(self, session_id: str, ino: int) -> None:
         """Record the WRITE lease."""
         self.leases.grant_write(session_id, ino)
-        self.recalls.granted(session_id, ino)
+        self.recalls.granted(session_id, ino, WRITE)
+
+    def believed(self, session_id: str, ino: int) -> "pb.LeaseKind.ValueType":
+        """The lease that the session may take itself to hold, whatever recalls it has seen already."""
+        return self.recalls.believed(session_id, ino, self.leases.kind(session_id, ino))
 
 
 def answer(seq: int, result: str, value: Any) -> pb.Event:

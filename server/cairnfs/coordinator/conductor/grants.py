@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from cairnfs.coordinator.conductor.context import Context
-from cairnfs.coordinator.leases import NONE, READ, WRITE
+from cairnfs.coordinator.leases import NONE, READ
 from cairnfs.rpc.v1 import metadata_pb2 as pb
 
 
@@ -16,31 +16,27 @@ class Grants:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._granters: Final[dict[str, Callable[[str, Any, pb.Reply, str | None], None]]] = {
+        self._granters: Final[dict[str, Callable[[str, Any, pb.Reply], None]]] = {
             "entry": self._entry,
             "attr": self._attr,
             "xattr": self._xattr,
             "readdir": self._readdir,
         }
 
-    def grant(self, session_id: str, op: Any, reply: pb.Reply, result: str, *, changed: bool) -> None:
-        """Fill in the lease fields of `reply` to `op`, recording what is granted.
-
-        `changed`: the reply is that of a change which is durable, so that other changes of the same session
-        do not make it stale: their replies come later.
-        """
+    def grant(self, session_id: str, op: Any, reply: pb.Reply, result: str) -> None:
+        """Fill in the lease fields of `reply` to `op`, the newest state there is; records what is granted."""
         granter = self._granters.get(result)
         if granter is not None:
-            granter(session_id, op, reply, session_id if changed else None)
+            granter(session_id, op, reply)
 
-    def lease(self, session_id: str, ino: int, besides: str | None = None) -> "pb.LeaseKind.ValueType":
+    def lease(self, session_id: str, ino: int) -> "pb.LeaseKind.ValueType":
         """The lease that attributes of `ino`, read just now, can be sent with; it is recorded."""
         leases = self._context.leases
-        if leases.blocked(ino, besides=besides):
+        if leases.blocked(ino):
             return NONE
         writer = leases.writer(ino)
         if writer is not None:
-            return WRITE if writer == session_id else NONE
+            return self._context.believed(session_id, ino) if writer == session_id else NONE
         self._context.grant_read(session_id, ino)
         return READ
 
@@ -53,7 +49,7 @@ class Grants:
         for change in context.leases.pending(ino):
             change.granted_meanwhile(session_id, ino)
         context.grant_read(session_id, ino)
-        return context.leases.kind(session_id, ino)
+        return context.believed(session_id, ino)
 
     def learned(self, session_id: str, touches: Iterable[tuple[int, tuple[bytes, ...]]]) -> None:
         """The session is told entries that it changed itself; changes of others still pending on the same
@@ -67,25 +63,25 @@ class Grants:
 
     # ------------------------------------------------------------------ kinds of results
 
-    def _entry(self, session_id: str, op: Any, reply: pb.Reply, besides: str | None) -> None:
+    def _entry(self, session_id: str, op: Any, reply: pb.Reply) -> None:
         entry = reply.entry
-        if not self._context.leases.blocked(op.parent, op.name, besides):
+        if not self._context.leases.blocked(op.parent, op.name):
             self._context.grant_read(session_id, op.parent)
             entry.parent_leased = True
         if entry.HasField("attr"):
-            entry.lease = self.lease(session_id, entry.attr.ino, besides)
+            entry.lease = self.lease(session_id, entry.attr.ino)
 
-    def _attr(self, session_id: str, _op: Any, reply: pb.Reply, besides: str | None) -> None:
-        reply.attr.lease = self.lease(session_id, reply.attr.attr.ino, besides)
+    def _attr(self, session_id: str, _op: Any, reply: pb.Reply) -> None:
+        reply.attr.lease = self.lease(session_id, reply.attr.attr.ino)
 
-    def _xattr(self, session_id: str, op: Any, reply: pb.Reply, besides: str | None) -> None:
-        reply.xattr.lease = self.lease(session_id, op.ino, besides)
+    def _xattr(self, session_id: str, op: Any, reply: pb.Reply) -> None:
+        reply.xattr.lease = self.lease(session_id, op.ino)
 
-    def _readdir(self, session_id: str, op: Any, reply: pb.Reply, besides: str | None) -> None:
+    def _readdir(self, session_id: str, op: Any, reply: pb.Reply) -> None:
         listing = reply.readdir
-        listing.leased = self.lease(session_id, op.ino, besides) != NONE
+        listing.leased = self.lease(session_id, op.ino) != NONE
         for entry in listing.entries:
-            entry.lease = self.lease(session_id, entry.attr.ino, besides)
+            entry.lease = self.lease(session_id, entry.attr.ino)
 
 
 def inodes_returned(result: str, op: Any, value: Any) -> list[int]:

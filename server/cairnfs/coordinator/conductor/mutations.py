@@ -32,6 +32,7 @@ class Mutation(Pending):
 
     __slots__ = (
         "attempts",
+        "delayed",
         "env",
         "error",
         "event",
@@ -57,6 +58,7 @@ class Mutation(Pending):
         self.env = env
         self.attempts = 0
         self.stepped = False
+        self.delayed = False  # between commit and reply others may have changed the same
         self.event: pb.Event | None = None  # the answer, once it is durable
         self.error: Exception | None = None
 
@@ -170,6 +172,7 @@ class Mutations:
             mutation.error = error
         if (error is None or mutation.stepped) and mutation.provisional:
             self._recall_provisional(mutation, mutation)
+            mutation.delayed = mutation.waits > 0
         if not mutation.waits:
             self.finish(mutation)
 
@@ -206,18 +209,31 @@ class Mutations:
         if session.alive and mutation.spec.name == _OPEN_TRUNCATE:
             self._opens.start(session, mutation.seq, mutation.env.caller, mutation.original)
         elif session.alive:
-            self._grant(mutation, event.reply)
-            self._context.reply(session, event)
+            self._tell(mutation, event)
         else:
             session.in_flight.pop(mutation.seq, None)
         if removed is not None and not removed.nlink:
             self._orphans.check(removed.ino)
 
+    def _tell(self, mutation: Mutation, event: pb.Event) -> None:
+        """Send the reply, with leases if it is still the newest state of what it tells.
+
+        A delayed reply may be older than what others have changed and been told since: it carries no lease,
+        and what it makes its session believe is recalled behind it.
+        """
+        if mutation.delayed:
+            self._context.reply(mutation.session, event)
+            for touch in mutation.touches.values():
+                self._recall(None, mutation.session_id, touch)
+        else:
+            self._grant(mutation, event.reply)
+            self._context.reply(mutation.session, event)
+
     def _grant(self, mutation: Mutation, reply: pb.Reply) -> None:
         """Fill in the leases. A file made and opened at once is its maker's to write."""
         op, session_id = mutation.original, mutation.session_id
         self._grants.learned(session_id, ((ino, touch.names) for ino, touch in mutation.touches.items()))
-        self._grants.grant(session_id, op, reply, mutation.spec.result, changed=True)
+        self._grants.grant(session_id, op, reply, mutation.spec.result)
         if mutation.spec.name != "mknod" or not op.open or reply.entry.attr.ino != mutation.env.new_ino:
             return
         ino = mutation.env.new_ino

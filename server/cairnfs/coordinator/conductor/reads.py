@@ -68,7 +68,7 @@ class Reads:
             if not op.no_lease:
                 reply.extents.lease = self._grants.pages(session.id, op.ino)
         else:
-            self._grants.grant(session.id, op, reply, spec.result, changed=False)
+            self._grants.grant(session.id, op, reply, spec.result)
         if spec.result == "entry" and not reply.entry.HasField("attr"):
             reply.error = _NOT_FOUND.code
         self._context.reply(session, event)
