@@ -4,7 +4,7 @@ import random
 import subprocess
 import sys
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +83,7 @@ kinds = pytest.mark.parametrize("kind", ["memory", "tcp", "unix"])
 @asynccontextmanager
 async def _transport(
     kind: str, request: pytest.FixtureRequest
-) -> AsyncIterator[tuple[ChunkTransport, FakeDatanode]]:
+) -> AsyncGenerator[tuple[ChunkTransport, FakeDatanode]]:
     if kind == "memory":
         node = FakeDatanode(1)
         yield MemoryChunkTransport({1: node}), node
@@ -94,7 +94,7 @@ async def _transport(
 
 
 @asynccontextmanager
-async def _client(kind: str, request: pytest.FixtureRequest) -> AsyncIterator[ChunkClient]:
+async def _client(kind: str, request: pytest.FixtureRequest) -> AsyncGenerator[ChunkClient]:
     async with _transport(kind, request) as (transport, node):
         session = PlanningSession({1: node})
         async with ChunkClient.open(session, transport, _HOST) as client:

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def grpc_address() -> Iterator[str]:
 @asynccontextmanager
 async def _transport(
     kind: str, request: pytest.FixtureRequest
-) -> AsyncIterator[tuple[MetadataTransport, str]]:
+) -> AsyncGenerator[tuple[MetadataTransport, str]]:
     if kind == "memory":
         yield MemoryMetadataTransport({"c:1": FakeCoordinator()}), "c:1"
     else:
@@ -51,7 +51,7 @@ both = pytest.mark.parametrize("kind", ["memory", "grpc"])
 
 
 @asynccontextmanager
-async def _session(kind: str, request: pytest.FixtureRequest) -> AsyncIterator[Session]:
+async def _session(kind: str, request: pytest.FixtureRequest) -> AsyncGenerator[Session]:
     async with (
         _transport(kind, request) as (transport, address),
         Session.open(transport, [address], Identity(host_id="h"), RecordingListener()) as session,

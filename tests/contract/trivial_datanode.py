@@ -75,7 +75,7 @@ async def _main(socket_name: str) -> None:
     server = grpc.aio.server(
         options=[("grpc.max_receive_message_length", limits.GRPC_MESSAGE_MAX_BYTES)],
     )
-    handlers = {
+    handlers: dict[str, Any] = {
         "StoreChunk": grpc.stream_stream_rpc_method_handler(
             _store, None, chunks_pb2.ChunkDataAck.SerializeToString
         ),

@@ -3,7 +3,7 @@
 docs/internals/replication.md explains the protocol.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -66,7 +66,7 @@ class ChunkClient:
         transport: ChunkTransport,
         host_id: str,
         hasher: Hasher | None = None,
-    ) -> "AsyncIterator[ChunkClient]":
+    ) -> "AsyncGenerator[ChunkClient]":
         """A working client; at the end all its streams are dropped. Calls must have ended by then."""
         async with trio.open_nursery() as nursery:
             client = cls(session, transport, host_id, nursery, hasher)

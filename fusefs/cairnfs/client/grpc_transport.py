@@ -58,7 +58,7 @@ class _GrpcStream(Generic[Out, In]):
         # wire thread
         self._outbox: deque[Out] = deque()
         self._finishing = False
-        self._call: grpc.aio.StreamStreamCall[Any, Any] | None = None
+        self._call: Any = None
         self._closed = False
         self._outbox_filled = asyncio.Event()
         self._resumed = asyncio.Event()
@@ -128,8 +128,7 @@ class _GrpcStream(Generic[Out, In]):
         detail = "ended by the peer"
         channel = grpc.aio.insecure_channel(self._target, options=CHANNEL_OPTIONS)
         try:
-            call: grpc.aio.StreamStreamCall[Any, Any] = channel.stream_stream(self._method.path)()
-            self._call = call
+            call = self._call = _open_call(channel, self._method.path)
             writer = asyncio.ensure_future(self._write_in_wire(call))
             try:
                 await self._read_in_wire(call)
@@ -179,6 +178,11 @@ class _GrpcStream(Generic[Out, In]):
         except CairnError as error:
             _log.error("cannot encode a message", target=self._target, error=str(error))
             call.cancel()
+
+
+def _open_call(channel: Any, path: str) -> Any:
+    """A stream of bytes in both directions."""
+    return channel.stream_stream(path)()
 
 
 _SESSION: Final[_Method[pb.ClientMessage, pb.ServerMessage]] = _Method(

@@ -6,7 +6,7 @@ docs/internals/sessions-and-leases.md explains the protocol.
 import math
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -89,7 +89,7 @@ class Session:
         *,
         connect_deadline_s: float = math.inf,
         clock: Callable[[], float] = boot_time_s,
-    ) -> "AsyncIterator[Session]":
+    ) -> "AsyncGenerator[Session]":
         """A connected session, closed at the end; raises what `run` raises."""
         session = cls(transport, coordinators, identity, clock=clock)
         async with trio.open_nursery() as nursery:

@@ -14,7 +14,7 @@ from cairnfs.rpc.v1 import chunks_pb2, common_pb2, metadata_pb2 as pb
 class MetadataStream(Protocol):
     """One session stream."""
 
-    def send(self, message: pb.ClientMessage) -> None:
+    def send(self, message: pb.ClientMessage, /) -> None:
         """Queue a message; one that cannot be sent any more is dropped (`receive` tells)."""
         ...
 
@@ -55,7 +55,7 @@ class RetrievedFrame:
 class StoreStream(Protocol):
     """A long-lived StoreChunk stream to one datanode."""
 
-    def send(self, frame: ChunkFrame) -> None:
+    def send(self, frame: ChunkFrame, /) -> None:
         """Queue a frame, whose checksum is filled in on the way; see `MetadataStream.send`."""
         ...
 
@@ -71,7 +71,7 @@ class StoreStream(Protocol):
 class RetrieveStream(Protocol):
     """A long-lived RetrieveChunk stream to one datanode."""
 
-    def send(self, request: chunks_pb2.RetrieveChunkRequest) -> None:
+    def send(self, request: chunks_pb2.RetrieveChunkRequest, /) -> None:
         """Queue a request; see `MetadataStream.send`."""
         ...
 

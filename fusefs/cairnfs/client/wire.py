@@ -8,7 +8,7 @@ import asyncio
 import atexit
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -119,13 +119,15 @@ class Wire:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _start(self) -> None:
+    async def start(self) -> None:
+        """Start the thread; returns once it runs."""
         running = trio.Event()
         self._thread.start()
         self.post(self.post_to_trio, running.set)
         await running.wait()
 
-    async def _stop(self) -> None:
+    async def stop(self) -> None:
+        """Drop every stream and wait until the thread has gone; nothing can be posted afterwards."""
         self.post(self._loop.stop)
         self._stopped = True
         with trio.CancelScope(shield=True):
@@ -134,11 +136,11 @@ class Wire:
 
 
 @asynccontextmanager
-async def open_wire() -> AsyncIterator[Wire]:
+async def open_wire() -> AsyncGenerator[Wire]:
     """A running wire thread; at the end every stream is dropped and the thread has gone."""
     wire = Wire(trio.lowlevel.current_trio_token())
-    await wire._start()
+    await wire.start()
     try:
         yield wire
     finally:
-        await wire._stop()
+        await wire.stop()

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import trio
+
 from cairnfs.base import limits
 from cairnfs.base.checksums import chunk_id
 from cairnfs.base.errors import CairnError
@@ -158,6 +160,10 @@ class PlanningSession:
     plan_errors: "deque[common_pb2.ErrorCode.ValueType]" = field(
         default_factory=deque["common_pb2.ErrorCode.ValueType"]
     )
+    replan_errors: "deque[common_pb2.ErrorCode.ValueType]" = field(
+        default_factory=deque["common_pb2.ErrorCode.ValueType"]
+    )  # answers to plans that exclude nodes
+    delay_s: float = 0.0
     trusted: bool = True
 
     async def call(self, op: Any, caller: pb.Caller | None = None, *, deadline_s: float | None = None) -> Any:
@@ -166,6 +172,10 @@ class PlanningSession:
             return None
         assert isinstance(op, pb.PlanWrite)
         self.plans.append(op)
+        if self.delay_s:
+            await trio.sleep(self.delay_s)
+        if op.exclude_nodes and self.replan_errors:
+            raise CairnError(self.replan_errors.popleft(), "as the test wants it")
         if self.plan_errors:
             raise CairnError(self.plan_errors.popleft(), "as the test wants it")
         nodes = [number for number in sorted(self.datanodes) if number not in op.exclude_nodes]

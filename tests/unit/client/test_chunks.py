@@ -1,10 +1,9 @@
 """The chunk client over in-memory datanodes, with a clock that jumps."""
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
 
 import pytest
 import trio
@@ -30,7 +29,7 @@ class Cluster:
         self.session = PlanningSession(self.nodes)
 
     @asynccontextmanager
-    async def client(self) -> AsyncIterator[ChunkClient]:
+    async def client(self) -> AsyncGenerator[ChunkClient]:
         transport = MemoryChunkTransport(self.nodes)
         async with ChunkClient.open(self.session, transport, "here", _hash_at_once) as client:
             yield client
@@ -78,17 +77,10 @@ async def test_chunks_of_one_call_share_one_plan_and_equal_ones_one_transfer(
 
 
 async def test_concurrent_callers_share_plans(autojump_clock: MockClock, cluster: Cluster) -> None:
-    async with cluster.client() as client:
-        real_call = cluster.session.call
-
-        async def slow_call(*args: Any, **kwargs: Any) -> Any:
-            await trio.sleep(1)
-            return await real_call(*args, **kwargs)
-
-        cluster.session.call = slow_call  # type: ignore[method-assign]
-        async with trio.open_nursery() as nursery:
-            for seed in range(50):
-                nursery.start_soon(client.store, [_data(seed=seed)])
+    cluster.session.delay_s = 1
+    async with cluster.client() as client, trio.open_nursery() as nursery:
+        for seed in range(50):
+            nursery.start_soon(client.store, [_data(seed=seed)])
     assert [len(plan.chunks) for plan in cluster.session.plans] == [1, 49]
 
 
@@ -172,17 +164,8 @@ async def test_fewer_holders_are_not_accepted_for_another_reason(
     autojump_clock: MockClock, cluster: Cluster
 ) -> None:
     cluster.nodes[1].failing_replicas = frozenset({2})
+    cluster.session.replan_errors.append(common_pb2.ERROR_CODE_SAFE_MODE)
     async with cluster.client() as client:
-        await client.store([_data(seed=9)])
-        cluster.session.plans.clear()
-        real_call = cluster.session.call
-
-        async def call(op: Any, *args: Any, **kwargs: Any) -> Any:
-            if op.exclude_nodes and len(cluster.session.plans) == 1:
-                cluster.session.plan_errors.append(common_pb2.ERROR_CODE_SAFE_MODE)
-            return await real_call(op, *args, **kwargs)
-
-        cluster.session.call = call  # type: ignore[method-assign]
         [stored] = await client.store([_data()])
     assert list(stored.nodes) == [1, 3]
 

@@ -1,7 +1,7 @@
 """The session's tasks over in-memory streams, with a clock that jumps."""
 
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -22,7 +22,7 @@ _MKDIR = pb.MkDir(parent=1, name=b"d")
 @asynccontextmanager
 async def _session(
     *coordinators: FakeCoordinator, listener: RecordingListener | None = None
-) -> AsyncIterator[Session]:
+) -> AsyncGenerator[Session]:
     transport = MemoryMetadataTransport({f"c{n}:1": each for n, each in enumerate(coordinators)})
     async with Session.open(
         transport,

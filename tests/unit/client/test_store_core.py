@@ -18,7 +18,7 @@ def _ack(number: int, received: int, credit: int, **fields: object) -> chunks_pb
 
 def _send_all(core: StoreCore) -> list[tuple[int, int, int]]:
     """(transfer, offset, length) of every frame that may be sent now."""
-    frames = []
+    frames: list[tuple[int, int, int]] = []
     while (frame := core.next_frame()) is not None:
         frames.append((frame.transfer, frame.offset, len(frame.data)))
     return frames

@@ -1,5 +1,7 @@
 """Slots, bells, budgets and gathering."""
 
+from functools import partial
+
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
@@ -104,7 +106,7 @@ async def test_gather_keeps_order_and_raises_the_first_error_after_all_have_ende
 
     assert await gather([lambda: work(0), lambda: work(3)]) == [0, 3]
     with pytest.raises(CairnError, match="1"):
-        await gather([lambda number=number: work(number) for number in range(4)])  # type: ignore[misc]
+        await gather([partial(work, number) for number in range(4)])
     assert sorted(ended) == [0, 0, 1, 2, 3, 3]
     assert await gather([]) == []
 
