@@ -7,9 +7,13 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import structlog
+
+if TYPE_CHECKING:
+    from tests.cluster.harness import Cluster
 
 SESSION_VARIABLE = "CAIRNFS_TEST_SESSION"
 GRACE_S = 5.0
@@ -69,6 +73,18 @@ def announced_warnings(request: pytest.FixtureRequest) -> Iterator[list[str]]:
     ]
     if unannounced:
         pytest.fail("unannounced in the logs:\n" + "\n".join(unannounced), pytrace=False)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator["Cluster"]:
+    """A cluster of real processes, not started yet; at the end nothing of it runs or is mounted."""
+    from tests.cluster.harness import Cluster
+
+    made = Cluster(tmp_path / "cluster")
+    try:
+        yield made
+    finally:
+        made.stop()
 
 
 @pytest.hookimpl(trylast=True)

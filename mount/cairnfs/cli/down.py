@@ -8,7 +8,7 @@ from cairnfs.local.settings import ClusterSettings
 FORCE = typer.Option(False, "--force", help="detach a busy mount; who holds it keeps open files")
 
 
-@with_settings(ClusterSettings, without=("mount", "datanodes", "replicas", "options", "log_level"))
+@with_settings(ClusterSettings, without=("mount", "datanodes", "replicas", "options", "listen", "log_level"))
 def command(settings: ClusterSettings, force: bool = FORCE) -> int:
     """Unmount and stop what `up` started.
 

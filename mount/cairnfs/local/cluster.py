@@ -159,7 +159,9 @@ def prepare(settings: ClusterSettings, explicit: frozenset[str], layout: Layout)
             raise LocalClusterError(
                 f"{settings.replicas} replicas need as many datanodes, not {settings.datanodes}"
             )
-        return ClusterState(settings.replicas, mount, settings.options, "", [""] * settings.datanodes)
+        return ClusterState(
+            settings.replicas, mount, settings.options, settings.listen, [""] * settings.datanodes
+        )
     if "replicas" in explicit and settings.replicas != state.replicas:
         raise LocalClusterError(
             f"the cluster in {layout.data} keeps {state.replicas} replicas; "
