@@ -103,7 +103,9 @@ GARBAGE_IN_FLIGHT_MAX: Final = 10_000  # chunks between marking and removal
 REPORT_CHUNKS_MAX: Final = 16_000_000  # of one datanode
 TASK_DEADLINE_S: Final = 60.0  # without a result the work is planned anew
 BUSY_HEARTBEAT_S: Final = 0.2  # while tasks wait for a node or run there
-SCAN_INTERVAL_S: Final = 3_600.0  # between looks at every chunk record for missing replicas
+SCAN_PAUSE_MIN_S: Final = 10.0  # between looks at every chunk record for missing replicas
+SCAN_PAUSE_MAX_S: Final = 3_600.0
+SCAN_PAUSE_FACTOR: Final = 50  # pause for so many times as long as the look took
 CHUNK_REPORT_INTERVAL_S: Final = 6 * 3_600.0
 SAFE_MODE_SHARE: Final = 0.5  # of the nodes must have reported, once the others had time to
 FSCK_PROBLEMS_MAX: Final = 1_000
@@ -182,6 +184,6 @@ assert BUSY_HEARTBEAT_S < NODE_HEARTBEAT_S < TASK_DEADLINE_S < GARBAGE_GRACE_S
 assert COPIES_PER_NODE_MAX < TASKS_PER_HEARTBEAT_MAX
 assert COPY_BYTES_PER_NODE_MAX >= CHUNK_MAX_BYTES
 assert REPLICA_CHANGES_PER_COMMIT * 2 < TRANSACTION_MAX_KEYS
-assert CHUNK_REPORT_INTERVAL_S > SCAN_INTERVAL_S > GARBAGE_GRACE_S
+assert SCAN_PAUSE_MIN_S < SCAN_PAUSE_MAX_S < CHUNK_REPORT_INTERVAL_S
 assert RPC_DEADLINE_S < FUSE_DEADLINE_S < FUSE_FLUSH_DEADLINE_S
 assert REMOUNT_DELAY_MIN_S < REMOUNT_DELAY_MAX_S < REMOUNT_STABLE_S

@@ -131,3 +131,12 @@ def test_heartbeats_are_short_while_there_is_work() -> None:
     cluster.step()
     assert cluster.beat(cluster.nodes[1]).next_heartbeat_ms == int(limits.BUSY_HEARTBEAT_S * 1000)
     assert cluster.beat(cluster.nodes[2]).next_heartbeat_ms == int(limits.NODE_HEARTBEAT_S * 1000)
+
+
+def test_a_chunk_that_lost_a_replica_on_its_way_is_found_by_the_next_walk() -> None:
+    cluster = Cluster(nodes=2)
+    cluster.run(5)
+    chunk = cluster.write("chunk", [1])
+    cluster.run(limits.SCAN_PAUSE_MIN_S + 5)
+    assert cluster.holders(chunk) == {1, 2}
+    assert cluster.upkeep.scanner.tally.chunks == 1

@@ -36,7 +36,7 @@ class Scanner:
         self._wanted = False
         self._walking = False
         self._after = b""
-        self._finished_s = float("-inf")
+        self._started_s = self._next_s = 0.0
         self._running_tally = Tally()
         self.tally = Tally()
 
@@ -47,8 +47,9 @@ class Scanner:
     def step(self, txn: ReadTransaction, now: float) -> bool:
         """Look at the next records; whether to go on at once."""
         if not self._walking:
-            if not self._wanted and now - self._finished_s < limits.SCAN_INTERVAL_S:
+            if not self._wanted and now < self._next_s:
                 return False
+            self._started_s = now
             self._wanted, self._walking, self._after = False, True, b""
             self._running_tally = Tally()
         if self._repairer.is_full or len(self._changes) > limits.REPAIR_QUEUE_MAX:
@@ -60,7 +61,8 @@ class Scanner:
             self._after = found[-1][0]
             return True
         self._walking = False
-        self._finished_s = now
+        pause_s = (now - self._started_s) * limits.SCAN_PAUSE_FACTOR
+        self._next_s = now + min(limits.SCAN_PAUSE_MAX_S, max(limits.SCAN_PAUSE_MIN_S, pause_s))
         self.tally = self._running_tally
         return self._wanted
 
