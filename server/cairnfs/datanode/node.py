@@ -78,8 +78,8 @@ class Datanode:
         try:
             port = self._server.add_insecure_port(self.settings.listen)
             self._server.add_insecure_port(f"unix-abstract:{self.unix_socket}")
-        except RuntimeError as error:
-            detail = f"cannot listen on {self.settings.listen}: {error}"
+        except RuntimeError:
+            detail = f"cannot listen on {self.settings.listen}: the address is in use or not of this host"
             raise CairnError(common_pb2.ERROR_CODE_UNAVAILABLE, detail) from None
         await self._server.start()
         self.address = f"{host}:{port}"

@@ -127,6 +127,15 @@ class FakeCoordinator(nodes_pb2_grpc.NodesServicer):
         await self._tell()
         return nodes_pb2.ChunkReportReply()
 
+    def informed(self) -> set[int]:
+        """Nodes whose last heartbeat had seen the newest version."""
+        return {beat.node for beat in self.heartbeats if beat.seen_version == self.version}
+
+    async def ChangeNode(
+        self, _request: nodes_pb2.ChangeNodeRequest, _context: Any
+    ) -> nodes_pb2.ChangeNodeReply:
+        return nodes_pb2.ChangeNodeReply()
+
     async def _tell(self) -> None:
         async with self.changed:
             self.changed.notify_all()

@@ -44,7 +44,7 @@ class ChunkData(_message.Message):
     """of `data`"""
     is_final: _builtins.bool
     error: _common_pb2.ErrorCode.ValueType
-    """RetrieveChunk only: the transfer failed, no data"""
+    """the sender gives the transfer up; no data"""
     detail: _builtins.str
     @_builtins.property
     def header(self) -> Global___ChunkHeader:
