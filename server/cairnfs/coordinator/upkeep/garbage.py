@@ -29,11 +29,19 @@ class Collector:
         self._changes = changes
         self._grace_ns = int(grace_s * 1e9)
         self._awaited: dict[bytes, int] = {}
+        self.resumed = False
 
     @property
     def in_flight(self) -> int:
         """Chunks marked and not yet removed."""
         return len(self._awaited)
+
+    def resume(self, txn: ReadTransaction, now_ns: int) -> None:
+        """Once after a start, even in safe mode: forget what was being deleted; writers wait for that."""
+        self.resumed = True
+        for chunk_id, record in chunk_table.scan_garbage(txn, now_ns, 2 * limits.GARBAGE_IN_FLIGHT_MAX):
+            if record.state == ChunkState.DELETING:
+                self._forget(chunk_id)
 
     def find(self, txn: ReadTransaction, now_ns: int) -> list[bytes]:
         """Chunks to mark now; those an earlier process marked are put on their way out at once."""

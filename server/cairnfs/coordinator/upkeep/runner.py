@@ -46,6 +46,9 @@ class UpkeepRunner:
         """Do the next bit of everything; whether there is more to do at once."""
         upkeep = self._upkeep
         upkeep.tick(self._clock.monotonic())
+        if not upkeep.collector.resumed:
+            now_ns = self._clock.wall_ns()
+            self._store.read(lambda txn: upkeep.collector.resume(txn, now_ns))
         more = await self._commit_changes()
         if upkeep.safe_mode.active:
             return more
