@@ -4,7 +4,10 @@ Each line of standard input is [command, argument ...]; each is answered by one 
 """
 
 import json
+import os
+import signal
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from cairnfs.base.logs import configure_logging
 from cairnfs.fuse.attributes import Presentation
 from cairnfs.fuse.notifier import Notifier
 from cairnfs.fuse.server import Mounting, connection, serve
+from cairnfs.mount import background
 from cairnfs.rpc.v1 import metadata_pb2 as pb
 from tests.doubles.memory_fs import _BY_ERRNO, MemoryFileSystem
 
@@ -99,6 +103,32 @@ async def main(mountpoint: Path, options: set[str]) -> None:
         mounting = Mounting(mountpoint, {"fsname=memory", "subtype=cairnfs", *options}, presentation)
         await serve(fs, mounting, notifier, on_ready=lambda: _say("ready"))
         nursery.cancel_scope.cancel()
+
+
+def serve_memory(mountpoint: Path, ready_fd: int) -> None:
+    """Serve until unmounted or SIGTERM arrives; a line goes to `ready_fd` when the mount answers."""
+
+    async def run() -> None:
+        fs = MemoryFileSystem()
+        mounting = Mounting(mountpoint, {"fsname=memory", "subtype=cairnfs"}, Presentation(fs.root_ino))
+        with trio.open_signal_receiver(signal.SIGTERM) as signals:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_stop_on_signal, signals, nursery.cancel_scope)
+                await serve(fs, mounting, Notifier(), on_ready=lambda: _announce(ready_fd))
+                nursery.cancel_scope.cancel()
+
+    trio.run(run)
+
+
+async def _stop_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+    async for _ in signals:
+        scope.cancel()
+
+
+def _announce(ready_fd: int) -> None:
+    os.write(ready_fd, b"{}\n")
+    os.close(ready_fd)
+    background.detach_output(None)
 
 
 if __name__ == "__main__":
