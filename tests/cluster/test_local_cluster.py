@@ -1,5 +1,6 @@
 """`cairnfs up` and `cairnfs down` with real processes, and what they refuse in one line."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -66,16 +67,18 @@ def test_up_is_harmless_to_repeat_and_brings_everything_back(local: Local) -> No
 
 def test_a_busy_mount_is_left_alone_and_its_holder_named(local: Local) -> None:
     assert local.up("--datanodes", "1", "--replicas", "1").returncode == 0
-    with (local.mount / "open").open("w"):
+    held = os.open(local.mount / "open", os.O_CREAT | os.O_WRONLY)
+    try:
         refused = local.run("down")
         assert refused.returncode == 1
-        assert (
-            f"is busy, held by {Path('/proc/self/comm').read_text().strip()} ({os.getpid()})"
-            in refused.stderr
-        )
+        name = Path("/proc/self/comm").read_text().strip()
+        assert f"is busy, held by {name} ({os.getpid()})" in refused.stderr
         assert refused.stderr.count("\n") == 1
         assert len(local.pids()) == 3
         assert local.run("down", "--force").returncode == 0
+    finally:
+        with contextlib.suppress(OSError):  # its file system is gone
+            os.close(held)
     assert local.pids() == {}
 
 

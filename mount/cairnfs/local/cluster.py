@@ -173,7 +173,8 @@ def prepare(settings: ClusterSettings, explicit: frozenset[str], layout: Layout)
             f"the cluster in {layout.data} has {have} datanodes; "
             f"it can grow, but not shrink to {settings.datanodes}"
         )
-    state.datanodes += [""] * (settings.datanodes - have)
+    if "datanodes" in explicit:
+        state.datanodes += [""] * (settings.datanodes - have)
     changed = ("mount" in explicit and mount != state.mount) or (
         "options" in explicit and settings.options != state.options
     )

@@ -34,7 +34,9 @@ def test_a_damaged_state_is_refused(tmp_path: Path, content: str) -> None:
 def test_what_was_not_asked_for_stays_as_it_is(tmp_path: Path) -> None:
     layout = Layout(tmp_path)
     write_state(layout.state, ClusterState(1, Path("/m"), "ro", "h:1", ["h:2", "h:3"]))
-    assert prepare(ClusterSettings(), frozenset(), layout).mount == Path("/m")
+    kept = prepare(ClusterSettings(), frozenset(), layout)
+    assert (kept.mount, kept.replicas, kept.options) == (Path("/m"), 1, "ro")
+    assert kept.datanodes == ["h:2", "h:3"]
     grown = prepare(ClusterSettings(datanodes=3), frozenset({"datanodes"}), layout)
     assert grown.datanodes == ["h:2", "h:3", ""]
     with pytest.raises(LocalClusterError, match="can grow, but not shrink to 1"):
