@@ -1,0 +1,62 @@
+"""The border between handlers and kernel."""
+
+import errno
+from typing import NoReturn
+
+import pytest
+import trio
+import trio.testing
+
+from cairnfs.base.errors import CairnError
+from cairnfs.fuse.boundary import guarded
+from cairnfs.fuse.lowlevel import pyfuse3
+from cairnfs.rpc.v1 import common_pb2
+
+
+async def outcome(error: BaseException) -> int:
+    @guarded()
+    async def handler() -> NoReturn:
+        raise error
+
+    with pytest.raises(pyfuse3.FUSEError) as raised:
+        await handler()
+    return raised.value.errno
+
+
+async def test_a_cairn_error_gives_its_errno() -> None:
+    assert await outcome(CairnError(common_pb2.ERROR_CODE_NOT_EMPTY)) == errno.ENOTEMPTY
+    wrapped = ExceptionGroup("nursery", [CairnError(common_pb2.ERROR_CODE_QUOTA)])
+    assert await outcome(wrapped) == errno.EDQUOT
+
+
+@pytest.mark.announces_warnings("operation failed", "bug in a handler")
+async def test_what_an_operator_should_see_is_logged() -> None:
+    assert await outcome(CairnError(common_pb2.ERROR_CODE_CORRUPT)) == errno.EIO
+    assert await outcome(ValueError("a bug")) == errno.EIO
+
+
+async def test_a_fuse_error_passes() -> None:
+    assert await outcome(pyfuse3.FUSEError(errno.ENOTTY)) == errno.ENOTTY
+
+
+@pytest.mark.announces_warnings("exceeded its deadline")
+async def test_a_handler_that_hangs_times_out(autojump_clock: trio.testing.MockClock) -> None:
+    @guarded(deadline_s=5)
+    async def handler() -> None:
+        await trio.sleep_forever()
+
+    with pytest.raises(pyfuse3.FUSEError) as raised:
+        await handler()
+    assert raised.value.errno == errno.ETIMEDOUT
+
+
+async def test_the_end_of_the_mount_answers_eintr() -> None:
+    @guarded()
+    async def handler() -> None:
+        await trio.sleep_forever()
+
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        with pytest.raises(pyfuse3.FUSEError) as raised:
+            await handler()
+        assert raised.value.errno == errno.EINTR
