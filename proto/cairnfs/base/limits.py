@@ -89,7 +89,7 @@ NODE_PENALTY_S: Final = 10.0  # a datanode that failed is tried last for so long
 # ------------------------------------------------------------------ upkeep of stored data
 LOW_SPACE_BYTES: Final = 1 * GIB  # below this, clients wait for their data at close
 COPIES_PER_NODE_MAX: Final = 32  # repair copies that one node sends or receives at a time
-COPY_BYTES_PER_NODE_MAX: Final = 32 * MIB  # and what they may carry together
+COPIES_PER_NODE_MAX_BYTES: Final = 32 * MIB  # and what they may carry together
 COPIES_MAX: Final = 512  # repair copies running in the cluster
 REPAIR_QUEUE_MAX: Final = 100_000  # known candidates; the rest is found by the next scan
 TASKS_PER_HEARTBEAT_MAX: Final = 64
@@ -182,7 +182,7 @@ assert TRANSFER_PROGRESS_S < TRANSFER_DEADLINE_S < GARBAGE_GRACE_S
 assert HEDGE_MIN_S < HEDGE_MAX_S < TRANSFER_PROGRESS_S
 assert BUSY_HEARTBEAT_S < NODE_HEARTBEAT_S < TASK_DEADLINE_S < GARBAGE_GRACE_S
 assert COPIES_PER_NODE_MAX < TASKS_PER_HEARTBEAT_MAX
-assert COPY_BYTES_PER_NODE_MAX >= CHUNK_MAX_BYTES
+assert COPIES_PER_NODE_MAX_BYTES >= CHUNK_MAX_BYTES
 assert REPLICA_CHANGES_PER_COMMIT * 2 < TRANSACTION_MAX_KEYS
 assert SCAN_PAUSE_MIN_S < SCAN_PAUSE_MAX_S < CHUNK_REPORT_INTERVAL_S
 assert RPC_DEADLINE_S < FUSE_DEADLINE_S < FUSE_FLUSH_DEADLINE_S

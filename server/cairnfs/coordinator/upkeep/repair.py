@@ -147,7 +147,7 @@ class Repairer:
     def _is_loaded(self, node: int) -> bool:
         return (
             self._load[node] >= limits.COPIES_PER_NODE_MAX
-            or self._load_bytes[node] >= limits.COPY_BYTES_PER_NODE_MAX
+            or self._load_bytes[node] >= limits.COPIES_PER_NODE_MAX_BYTES
         )
 
     def _source(self, verdict: Verdict) -> int | None:
