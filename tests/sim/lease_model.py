@@ -66,7 +66,7 @@ class File:
     """What a client knows of one inode."""
 
     def __init__(self) -> None:
-        self.lease = NONE
+        self.lease: int = NONE
         self.attr: common.Attr | None = None
         self.attr_valid = False
         self.pages: int | None = None
@@ -109,7 +109,7 @@ class SimClient:
         self.seq = 0
         self.waiting: dict[int, tuple[pb.Request, Callable[[pb.Reply], None]]] = {}
         self.to_server: deque[pb.ClientMessage] = deque()
-        self.inbox: deque[pb.Event] = deque()
+        self.inbox: deque[list[pb.Event]] = deque()
         self.flushing: dict[int, set[int]] = {}  # recall -> inodes to flush first
         self.recalled: dict[int, list[int]] = {}
 
@@ -143,9 +143,9 @@ class SimClient:
         if tell:
             self.world.cluster.do(self.world.cluster.conductor.disconnect(connection))
 
-    def receive(self, event: pb.Event) -> None:
-        """An event is on its way here."""
-        self.inbox.append(event)
+    def take(self, events: list[pb.Event]) -> None:
+        """A message is on its way here."""
+        self.inbox.append(events)
 
     def call(self, done: Callable[[pb.Reply], None], **op: Any) -> None:
         """Send a request; `done` gets its reply."""
@@ -163,8 +163,11 @@ class SimClient:
     # ------------------------------------------------------------------ events
 
     def handle(self) -> None:
-        """Apply the oldest event that arrived."""
-        event = self.inbox.popleft()
+        """Apply the events of the oldest message that arrived, before anything else happens."""
+        for event in self.inbox.popleft():
+            self._apply(event)
+
+    def _apply(self, event: pb.Event) -> None:
         match event.WhichOneof("kind"):
             case "welcome":
                 self._welcome(event.welcome)

@@ -2,8 +2,9 @@
 
 import asyncio
 import ipaddress
+from collections.abc import AsyncIterator
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 import grpc.aio
 
@@ -26,11 +27,12 @@ from cairnfs.coordinator.service import MetadataService
 from cairnfs.coordinator.sessions import next_incarnation
 from cairnfs.coordinator.status import reporter
 from cairnfs.coordinator.store import MetadataStore
+from cairnfs.coordinator.upkeep.fsck import run_fsck
 from cairnfs.coordinator.upkeep.runner import UpkeepRunner
 from cairnfs.coordinator.upkeep.upkeep import Upkeep
 from cairnfs.engine.committer import Committer, Done
 from cairnfs.engine.interface import Engine, Operation, Outcome
-from cairnfs.rpc.v1 import nodes_pb2_grpc
+from cairnfs.rpc.v1 import metadata_pb2 as pb, nodes_pb2_grpc
 
 _OPTIONS: Final = (
     ("grpc.so_reuseport", 0),
@@ -91,7 +93,7 @@ class Coordinator:
         """Listen and serve. Raises OSError when the address cannot be had."""
         settings = self._settings
         self._server = grpc.aio.server(options=_OPTIONS)
-        metadata = MetadataService(self.driver, self._status, self.manager.cluster_map)
+        metadata = MetadataService(self.driver, self._status, self.manager.cluster_map, self._fsck)
         self._server.add_generic_rpc_handlers((metadata.handler(),))
         nodes = NodesService(self.store, self.manager, self.upkeep, self._clock, settings.heartbeat_s)
         nodes_pb2_grpc.add_NodesServicer_to_server(nodes, self._server)
@@ -131,6 +133,10 @@ class Coordinator:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         await asyncio.to_thread(self._committer.close)
+
+    async def _fsck(self, request: pb.FsckRequest, _context: Any) -> AsyncIterator[pb.FsckProgress]:
+        async for progress in run_fsck(self.store, self.upkeep, self._clock, request.verify_data):
+            yield progress
 
     # ------------------------------------------------------------------ the committer's thread
 

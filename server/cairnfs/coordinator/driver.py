@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from cairnfs.base.limits import FRAME_MAX_BYTES, SESSION_OUTBOX_MAX_BYTES
+from cairnfs.base.limits import FRAME_MAX_BYTES, KIB, SESSION_OUTBOX_MAX_BYTES
 from cairnfs.base.logs import get_logger
 from cairnfs.coordinator.conductor import Conductor, Effects
 from cairnfs.engine.committer import Committer, Done
@@ -15,6 +15,7 @@ from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
 log = get_logger(__name__)
 
 _MESSAGE_BYTES: Final = FRAME_MAX_BYTES  # a larger message is split between events
+_PART_BYTES: Final = 256 * KIB
 _TICK_MAX_S: Final = 0.25
 _EVENTS_TAG: Final = b"\x0a"  # ServerMessage.events, length-delimited
 
@@ -29,15 +30,28 @@ class Outbox:
         self.closing = False
 
     def put(self, events: Sequence[pb.Event]) -> None:
-        """Append `events`; ignored once closing."""
+        """Append the `events` of one step; ignored once closing.
+
+        They arrive in one message unless they are large; a recall always does with the event before it.
+        """
         if self.closing:
             return
+        pieces: list[bytes] = []
+        part_bytes = 0
         for event in events:
+            if part_bytes > _PART_BYTES and not event.HasField("recall"):
+                self._append(pieces)
+                pieces, part_bytes = [], 0
             body = event.SerializeToString()
-            part = b"".join((_EVENTS_TAG, _varint(len(body)), body))
-            self._parts.append(part)
-            self.size_bytes += len(part)
+            pieces += (_EVENTS_TAG, _varint(len(body)), body)
+            part_bytes += len(body)
+        self._append(pieces)
         self._ready.set()
+
+    def _append(self, pieces: list[bytes]) -> None:
+        part = b"".join(pieces)
+        self._parts.append(part)
+        self.size_bytes += len(part)
 
     def close(self) -> None:
         """Nothing more comes; what is there is still to be sent."""

@@ -98,6 +98,10 @@ class RecallBook:
         self._unsent.clear()
         return unsent
 
+    def take_unsent_of(self, session_id: str) -> RecallUnderWay | None:
+        """The message to this session, to be sent at once."""
+        return self._unsent.pop(session_id, None)
+
     def granted(self, session_id: str, ino: int, kind: "pb.LeaseKind.ValueType") -> None:
         """A lease was granted again: the answers to earlier recalls do not end it."""
         if self._whole:

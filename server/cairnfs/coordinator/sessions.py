@@ -34,6 +34,7 @@ class Session:
         "max_seq",
         "read_only",
         "recorded",
+        "restored_seq",
     )
 
     def __init__(self, session_id: str) -> None:
@@ -46,6 +47,7 @@ class Session:
         self.heard_ms = 0
         self.acknowledged_seq = 0
         self.max_seq = 0  # highest number received: a request at or below it may have been executed
+        self.restored_seq = 0  # up to here earlier coordinators may have executed changes
         self.in_flight: dict[int, object] = {}
         self.recorded: deque[int] = deque()  # mutations with a reply record, in order of their commits
 

@@ -49,6 +49,11 @@ class Client:
         self.cluster.clients.pop(self.connection, None)
         self.cluster.do(self.cluster.conductor.disconnect(self.connection))
 
+    def take(self, events: list[pb.Event]) -> None:
+        """Take the events of one message."""
+        for event in events:
+            self.receive(event)
+
     def receive(self, event: pb.Event) -> None:
         """Take one event."""
         self.events.append(event)
@@ -158,11 +163,8 @@ class Cluster:
         self.commits.extend(effects.commits)
         for connection, events in effects.sends.items():
             client = self.clients.get(connection)
-            for event in events if client is not None else ():
-                copy = pb.Event()
-                copy.CopyFrom(event)
-                assert client is not None
-                client.receive(copy)
+            if client is not None:
+                client.take(list(pb.ServerMessage(events=events).events))
         self.closed.extend(effects.closes)
         if not self.held:
             self.settle()

@@ -72,7 +72,7 @@ class Arrivals:
         self._introduce(session, hello)
         seqs = self._context.read(lambda txn: session_records.recorded_seqs(txn, session.id))
         session.recorded.extend(seqs)
-        session.max_seq = max(seqs, default=0)
+        session.max_seq = session.restored_seq = max(seqs, default=0)
         self._context.sessions.add(session)
         welcome = pb.Welcome(resumed=True)
         leases = self._context.leases

@@ -97,6 +97,12 @@ class Context:
         effects, self.effects = self.effects, Effects()
         return effects
 
+    def send_recall(self, session: Session) -> None:
+        """Send what this step recalls from the session now, right behind its last event."""
+        recall = self.recalls.take_unsent_of(session.id)
+        if recall is not None:
+            self.emit(session, pb.Event(recall=recall.message))
+
     def commit(self, operation: Operation, token: Done) -> None:
         """Have `operation` committed; `token` gets its outcome."""
         self.effects.commits.append(Commit(operation, token))

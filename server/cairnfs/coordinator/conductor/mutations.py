@@ -1,11 +1,12 @@
 """Changes: recall what conflicts, commit, recall what was granted meanwhile, reply."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from cairnfs.base.errors import CairnError
 from cairnfs.base.limits import FOOTPRINT_RETRIES_MAX
 from cairnfs.coordinator import keys
+from cairnfs.coordinator.conductor import replies
 from cairnfs.coordinator.conductor.context import Context, answer
 from cairnfs.coordinator.conductor.grants import Grants
 from cairnfs.coordinator.conductor.opens import Opens
@@ -20,6 +21,7 @@ from cairnfs.coordinator.namespace.operation import (
     OperationSpec,
     Touch,
 )
+from cairnfs.coordinator.recalls import Waiter
 from cairnfs.coordinator.sessions import Session
 from cairnfs.engine.interface import EngineBroken, Operation, Outcome, Transaction
 from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
@@ -70,6 +72,35 @@ class Mutation(Pending):
             self.flow.submit(self)
 
 
+class Replaying(Waiter):
+    """A change that was executed before, until its reply can be repeated."""
+
+    __slots__ = ("caller", "flow", "reply", "seq", "session", "touches", "truncation")
+
+    def __init__(
+        self,
+        flow: "Mutations",
+        session: Session,
+        seq: int,
+        caller: pb.Caller,
+        truncation: pb.Open | None,
+        touches: list[Touch],
+        reply: bytes,
+    ) -> None:
+        super().__init__()
+        self.flow = flow
+        self.session = session
+        self.seq = seq
+        self.caller = caller
+        self.truncation = truncation
+        self.touches = touches
+        self.reply = reply
+
+    def proceed(self) -> None:
+        """Nobody believes what the change made stale any more."""
+        self.flow.repeat(self)
+
+
 class Mutations:
     """Runs mutations, any number at once; they wait for recalls only."""
 
@@ -112,7 +143,7 @@ class Mutations:
         if not mutation.waits:
             self.submit(mutation)
 
-    def _recall(self, waiter: Mutation | None, holder: str, touch: Touch) -> None:
+    def _recall(self, waiter: Waiter | None, holder: str, touch: Touch) -> None:
         """Recall what `touch` changes. A WRITE lease always goes whole: what is unsent must be flushed."""
         kind = self._context.leases.kind(holder, touch.ino)
         if kind == NONE:
@@ -130,7 +161,7 @@ class Mutations:
         if not mutation.session.alive:
             self._abandon(mutation)
             return
-        spec, env, op = mutation.spec, mutation.env, mutation.op
+        spec, env, op, touches = mutation.spec, mutation.env, mutation.op, mutation.touches
         key = keys.reply(mutation.session_id, mutation.seq)
         seq, result, run = mutation.seq, spec.result, spec.run
 
@@ -139,7 +170,7 @@ class Mutations:
             if isinstance(value, MoreSteps):
                 return value
             event = answer(seq, result, value)
-            txn.put(key, event.reply.SerializeToString())
+            txn.put(key, replies.encode(touches, event.reply.SerializeToString()))
             return event
 
         locks = (key, *(keys.inode(ino) for ino in mutation.touches))
@@ -218,16 +249,20 @@ class Mutations:
     def _tell(self, mutation: Mutation, event: pb.Event) -> None:
         """Send the reply, with leases if it is still the newest state of what it tells.
 
-        A delayed reply may be older than what others have changed and been told since: it carries no lease,
-        and what it makes its session believe is recalled behind it.
+        A delayed reply may be older than what others have changed and been told since.
         """
         if mutation.delayed:
-            self._context.reply(mutation.session, event)
-            for touch in mutation.touches.values():
-                self._recall(None, mutation.session_id, touch)
+            self._tell_late(mutation.session, event, mutation.touches.values())
         else:
             self._grant(mutation, event.reply)
             self._context.reply(mutation.session, event)
+
+    def _tell_late(self, session: Session, event: pb.Event, touches: Iterable[Touch]) -> None:
+        """Send a reply without leases, and recall right behind it what it makes its session believe."""
+        self._context.reply(session, event)
+        for touch in touches:
+            self._recall(None, session.id, touch)
+        self._context.send_recall(session)
 
     def _grant(self, mutation: Mutation, reply: pb.Reply) -> None:
         """Fill in the leases. A file made and opened at once is its maker's to write."""
@@ -247,13 +282,32 @@ class Mutations:
     def replay(
         self, session: Session, seq: int, caller: pb.Caller, name: str, op: Any, record: bytes
     ) -> None:
-        """Answer a change that was executed before. Its leases may have gone since, so it carries none."""
-        if name == _OPEN_TRUNCATE:
-            self._opens.start(session, seq, caller, op)
+        """Answer a change that was executed before.
+
+        If an earlier coordinator executed it, it may not have had the time for the last recalls.
+        """
+        touches, reply = replies.decode(record)
+        truncation = op if name == _OPEN_TRUNCATE else None
+        replaying = Replaying(self, session, seq, caller, truncation, touches, reply)
+        session.in_flight[seq] = replaying
+        for touch in touches if seq <= session.restored_seq else ():
+            for holder in self._context.leases.holders(touch.ino):
+                if holder != session.id:
+                    self._recall(replaying, holder, touch)
+        if not replaying.waits:
+            self.repeat(replaying)
+
+    def repeat(self, replaying: "Replaying") -> None:
+        """Send a recorded reply. Its leases may have gone since, so it carries none."""
+        session = replaying.session
+        if not session.alive:
+            return
+        if replaying.truncation is not None:
+            self._opens.start(session, replaying.seq, replaying.caller, replaying.truncation)
             return
         event = pb.Event()
-        event.reply.MergeFromString(record)
-        self._context.reply(session, event)
+        event.reply.MergeFromString(replaying.reply)
+        self._tell_late(session, event, replaying.touches)
 
     def _abandon(self, mutation: Mutation) -> None:
         """The session ended before the change was committed."""
