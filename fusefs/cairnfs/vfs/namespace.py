@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+from cairnfs.base import limits
 from cairnfs.base.errors import CairnError
 from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
 from cairnfs.vfs.base import Part
@@ -20,6 +21,8 @@ class NamespaceOps(Part):
 
     async def lookup(self, parent: int, name: bytes, caller: pb.Caller) -> Node:
         """The inode that `name` stands for, or a negative answer."""
+        if len(name) > limits.NAME_MAX_BYTES:
+            raise CairnError(common.ERROR_CODE_NAME_TOO_LONG)
         state = self.state
         directory = state.inodes.get(parent)
         if state.entries_leased(directory):
