@@ -74,6 +74,8 @@ class Events:
             lost = {inode.ino for inode in state.inodes if inode.lease != NO_LEASE}
             self._recalls.session_lost()
         self._recalls.leases_lost(lost)
+        if not welcome.resumed:
+            state.spawn(self._recalls.reopen)
 
     def on_doubt(self) -> None:
         """Out of contact: nothing cached may be used, here or in the kernel."""

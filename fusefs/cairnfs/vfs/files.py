@@ -41,7 +41,7 @@ class FileOps(LockOps, Part):
             directory.mutations -= 1
         inode = state.inodes.get(reply.attr.ino)
         inode.lookups += 1
-        if reply.lease == WRITE_LEASE and not flags & os.O_TRUNC:
+        if reply.lease == WRITE_LEASE and not (flags & os.O_TRUNC and reply.attr.size):
             opened = self._new_file(inode, flags, shared=False)
         else:
             opened = await self.open(inode.ino, flags & ~(os.O_CREAT | os.O_EXCL), caller)
@@ -78,13 +78,12 @@ class FileOps(LockOps, Part):
         return reply.shared
 
     def _new_file(self, inode: Inode, flags: int, *, shared: bool) -> Opened:
-        direct = shared or bool(flags & os.O_DIRECT)
         writable = writes(flags)
         handle = self.state.new_handle()
-        self.state.files[handle] = FileHandle(inode, flags, direct=direct, writable=writable)
+        self.state.files[handle] = FileHandle(inode, flags, direct=shared, writable=writable)
         inode.handles += 1
         inode.writers += writable
-        return Opened(handle, direct_io=direct, keep_cache=not direct and self.state.leased(inode))
+        return Opened(handle, direct_io=shared, keep_cache=not shared and self.state.leased(inode))
 
     async def flush(self, handle: int, lock_owner: int) -> None:
         """One descriptor is closed: report errors of writes that had returned, release record locks."""
@@ -156,13 +155,13 @@ class FileOps(LockOps, Part):
             self._report(inode)
         if offset + len(data) > limits.FILE_SIZE_MAX_BYTES:
             raise CairnError(common.ERROR_CODE_FILE_TOO_LARGE)
-        await self.flusher.throttle()
+        await self.flusher.throttle(inode)
         if not self.state.may_buffer(inode):
             await self._open_remote(inode, write=True, truncate=False, caller=pb.Caller())
         if self.state.may_buffer(inode):
             at = self._position(file, offset)
             self.flusher.write(inode, at, data)
-            if file.flags & SYNC_FLAGS or file.flags & os.O_DIRECT:
+            if file.flags & SYNC_FLAGS:
                 await self.flusher.flush(inode)
             if at != offset:
                 self.state.spawn(self._pages_moved, inode)

@@ -92,13 +92,15 @@ class Flusher:
             if full:
                 self._state.spawn(self._send_quietly, inode, full)
 
-    async def throttle(self) -> None:
-        """Wait while unsent bytes exceed what may be held in memory."""
+    async def throttle(self, inode: Inode) -> None:
+        """Wait while too many bytes are unsent; raises what keeps those of `inode` from being sent."""
         if self._state.dirty_bytes <= self._state.policy.dirty_max_bytes:
             return
         self._push()
         async with self._state.dirty_freed:
             while self._state.dirty_bytes > self._state.policy.dirty_max_bytes:
+                if inode.error is not None:
+                    raise inode.error
                 await self._state.dirty_freed.wait()
 
     async def flush(self, inode: Inode) -> None:
@@ -195,6 +197,10 @@ class Flusher:
             try:
                 await self._store_and_commit(inode, taken)
                 done = True
+            except CairnError as error:
+                done = error.code == common.ERROR_CODE_NOT_FOUND  # removed for good: nothing left to save
+                if not done or inode.handles:
+                    raise
             finally:
                 self._freed(inode.dirty.sent(taken) if done else inode.dirty.failed(taken))
                 with trio.CancelScope(shield=True):

@@ -101,8 +101,10 @@ class NamespaceOps(Part):
     async def rmdir(self, parent: int, name: bytes, caller: pb.Caller) -> None:
         """Remove an empty directory."""
         directory = self.state.inodes.get(parent)
+        inode = await self._resolve(directory, name, caller)
+        op = pb.RmDir(parent=parent, name=name, keep_open=bool(inode and inode.handles))
         async with self._mutating(directory):
-            await self.state.session.call(pb.RmDir(parent=parent, name=name), caller)
+            await self.state.session.call(op, caller)
 
     async def rename(
         self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, caller: pb.Caller

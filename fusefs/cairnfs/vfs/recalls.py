@@ -99,6 +99,17 @@ class Recalls:
                     inode, CairnError(common.ERROR_CODE_SESSION_FENCED, "the session had ended")
                 )
 
+    async def reopen(self) -> None:
+        """In a new session: tell the coordinator what is open here, so that it outlives its last name."""
+        for inode in [inode for inode in self._state.inodes if inode.handles]:
+            op = pb.Open(ino=inode.ino, write=bool(inode.writers))
+            try:
+                reply: pb.OpenReply = await self._state.session.call(op)
+            except CairnError as error:
+                log.warning("an open file did not survive its session", ino=inode.ino, error=str(error))
+            else:
+                inode.registered = reply.shared or reply.lease == NO_LEASE
+
     def invalidate_kernel(self) -> None:
         """Out of contact: drop everything the kernel caches, keep our own knowledge for a reunion."""
         known = [inode for inode in self._state.inodes if inode.lookups or inode.handles]

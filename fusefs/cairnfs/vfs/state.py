@@ -1,6 +1,6 @@
 """What all parts of one mounted file system share."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import trio
@@ -8,12 +8,15 @@ import trio
 from cairnfs.base import limits
 from cairnfs.base.clock import Clock
 from cairnfs.base.errors import CairnError
+from cairnfs.base.logs import get_logger
 from cairnfs.client.interface import ChunkIO, MetadataSession
 from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
 from cairnfs.vfs.chunk_cache import ChunkCache
 from cairnfs.vfs.inodes import NO_LEASE, WRITE_LEASE, Inode, InodeTable
 from cairnfs.vfs.interface import KernelNotifier, Node
 from cairnfs.vfs.lock_table import LockTable
+
+log = get_logger(__name__)
 
 KERNEL_TIMEOUT_S = 3600.0  # leases, not time, end what the kernel caches
 NO_CALLER = pb.Caller()
@@ -110,6 +113,13 @@ class State:
             raise CairnError(common.ERROR_CODE_INVALID, f"no open file {handle}")
         return found
 
-    def spawn(self, task: Callable[..., object], *args: object) -> None:
-        """Run an async function in the background, for as long as the mount lives."""
-        self.nursery.start_soon(task, *args)  # type: ignore[arg-type]
+    def spawn(self, task: Callable[..., Awaitable[None]], *args: object) -> None:
+        """Run an async function in the background; a bug in it is logged and does not end the mount."""
+        self.nursery.start_soon(_guarded, task, *args)
+
+
+async def _guarded(task: Callable[..., Awaitable[None]], *args: object) -> None:
+    try:
+        await task(*args)
+    except Exception:
+        log.exception("bug in background work", task=getattr(task, "__qualname__", "unknown"))

@@ -21,9 +21,7 @@ def test_newer_extents_cover_older_ones(writes: list[tuple[int, int]]) -> None:
             model[position] = (chunk, position - start)
     found = known.within(0, 100)
     assert found == sorted(found)
-    seen = {
-        e.start + i: (e.chunk_id[0], e.chunk_offset + i) for e in found for i in range(e.length)
-    }
+    seen = {e.start + i: (e.chunk_id[0], e.chunk_offset + i) for e in found for i in range(e.length)}
     assert seen == model
 
 
