@@ -15,7 +15,8 @@ from tests.containers.engine import Engine
 from tests.tidy.sources import ROOT
 
 PACKAGES = (
-    "ca-certificates,fuse3,gcc,libc6-dev,libfuse3-3,libfuse3-dev,pkg-config,python3,python3-dev,python3-venv"
+    "ca-certificates,fuse3,gcc,libc6-dev,libfuse3-3,libfuse3-dev,libselinux1-dev,pkg-config,"
+    "python3,python3-dev,python3-venv"
 )
 CACHE = ROOT / ".venv" / "containers"
 BUILD_S = 1200.0

@@ -62,6 +62,7 @@ def cluster(engine: Engine, project: Path) -> Iterator[Cluster]:
         made.compose("up", "--detach", "--no-build")
         yield made
     finally:
+        print(made.compose("logs", "--no-color", "--tail", "20"))  # pytest shows it when the test failed
         made.compose("down", "--volumes", "--timeout", "20")
 
 
