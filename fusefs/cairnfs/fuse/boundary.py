@@ -1,7 +1,8 @@
 """The one border between the handlers and the kernel: every exception becomes an errno, every wait ends."""
 
 import errno
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -22,12 +23,15 @@ _Handler = Callable[_Arguments, Coroutine[Any, Any, _Result]]
 
 def guarded(
     deadline_s: float = FUSE_DEADLINE_S,
+    *,
+    watched: bool = False,
 ) -> Callable[[_Handler[_Arguments, _Result]], _Handler[_Arguments, _Result]]:
     """Let nothing but FUSEError leave a handler, because anything else would end the mount.
 
     CairnError gives its errno; a handler that takes longer than `deadline_s` seconds is cancelled and gives
     ETIMEDOUT; one whose caller is killed, or whose mount ends, gives EINTR; anything else is a bug, logged
-    with its traceback, giving EIO.
+    with its traceback, giving EIO. `watched` handlers run in a task whose starter cancels it when the
+    caller is signalled: by then the supplement's current request is another one.
     """
 
     def decorate(handler: _Handler[_Arguments, _Result]) -> _Handler[_Arguments, _Result]:
@@ -35,11 +39,9 @@ def guarded(
 
         @wraps(handler)
         async def protected(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
-            request = lib.cairn_current.request
             scope = trio.CancelScope(deadline=trio.current_time() + deadline_s)
-            under_way[request] = UnderWay(scope, any_signal=False)
             try:
-                with scope:
+                with scope, nullcontext() if watched else _watching(scope):
                     return await handler(*args, **kwargs)
             except pyfuse3.FUSEError:
                 raise
@@ -48,8 +50,6 @@ def guarded(
                 raise pyfuse3.FUSEError(errno.EINTR) from None
             except BaseException as error:  # noqa: BLE001 - a border: anything that left would end the mount
                 raise pyfuse3.FUSEError(_errno_of(operation, error)) from None
-            finally:
-                del under_way[request]
             if trio.current_time() < scope.deadline:
                 raise pyfuse3.FUSEError(errno.EINTR)
             _log.warning("operation exceeded its deadline", operation=operation, deadline_s=deadline_s)
@@ -58,6 +58,17 @@ def guarded(
         return protected
 
     return decorate
+
+
+@contextmanager
+def _watching(scope: trio.CancelScope) -> Iterator[None]:
+    """Cancel `scope` when the caller of the request that was dispatched just now is killed."""
+    request = lib.cairn_current.request
+    under_way[request] = UnderWay(scope, any_signal=False)
+    try:
+        yield
+    finally:
+        del under_way[request]
 
 
 def _errno_of(operation: str, error: BaseException) -> int:

@@ -37,7 +37,7 @@ class LockHandlers:
         self._from_kernel = presentation.from_kernel
         self._owners: defaultdict[int, dict[int, int]] = defaultdict(dict)  # handle -> {owner: ino}
 
-    @guarded()
+    @guarded(watched=True)
     async def getlk(
         self, ino: int, owner: int, kind: int, start: int, end: int, pid: int
     ) -> tuple[int, int, int, int]:
@@ -45,7 +45,7 @@ class LockHandlers:
         found = await self._fs.getlk(self._from_kernel(ino), owner, asked)
         return _FROM_LOCK_TYPE[found.type], found.start, found.end, found.pid
 
-    @guarded(math.inf)
+    @guarded(math.inf, watched=True)
     async def setlk(
         self, ino: int, fh: int, owner: int, kind: int, start: int, end: int, pid: int, wait: bool
     ) -> None:
@@ -54,7 +54,7 @@ class LockHandlers:
             self._owners[fh][owner] = self._from_kernel(ino)
         await self._fs.setlk(self._from_kernel(ino), owner, lock, wait)
 
-    @guarded(math.inf)
+    @guarded(math.inf, watched=True)
     async def flock(self, ino: int, owner: int, operation: int) -> None:
         kind, wait = flock_parts(operation)
         await self._fs.flock(self._from_kernel(ino), owner, _FLOCK_TYPE[kind], wait)
@@ -71,15 +71,15 @@ class LockHandlers:
             everything = pb.LockRange(type=pb.LOCK_TYPE_UNLOCK, start=0, end=FILE_SIZE_MAX_BYTES)
             await self._fs.setlk(ino, owner, everything, wait=False)
 
-    @guarded(FUSE_FLUSH_DEADLINE_S)
+    @guarded(FUSE_FLUSH_DEADLINE_S, watched=True)
     async def fallocate(self, fh: int, mode: int, offset: int, length: int) -> None:
         await self._fs.fallocate(fh, mode, offset, length)
 
-    @guarded()
+    @guarded(watched=True)
     async def lseek(self, fh: int, offset: int, whence: int) -> int:
         return await self._fs.lseek(fh, offset, whence)
 
-    @guarded(FUSE_FLUSH_DEADLINE_S)
+    @guarded(FUSE_FLUSH_DEADLINE_S, watched=True)
     async def copy_file_range(
         self, source_fh: int, source_offset: int, target_fh: int, target_offset: int, length: int
     ) -> int:

@@ -9,7 +9,8 @@ import trio.testing
 
 from cairnfs.base.errors import CairnError
 from cairnfs.fuse.boundary import guarded
-from cairnfs.fuse.lowlevel import pyfuse3
+from cairnfs.fuse.lowlevel import lib, pyfuse3
+from cairnfs.fuse.lowlevel.interrupts import UnderWay, under_way
 from cairnfs.rpc.v1 import common_pb2
 
 
@@ -60,3 +61,18 @@ async def test_the_end_of_the_mount_answers_eintr() -> None:
         with pytest.raises(pyfuse3.FUSEError) as raised:
             await handler()
         assert raised.value.errno == errno.EINTR
+
+
+async def test_a_watched_handler_leaves_the_current_request_alone() -> None:
+    another = UnderWay(trio.CancelScope(), any_signal=False)
+    under_way[lib.cairn_current.request] = another
+    try:
+
+        @guarded(watched=True)
+        async def handler() -> UnderWay:
+            return under_way[lib.cairn_current.request]
+
+        assert await handler() is another
+        assert under_way[lib.cairn_current.request] is another
+    finally:
+        del under_way[lib.cairn_current.request]

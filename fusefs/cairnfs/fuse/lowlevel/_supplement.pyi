@@ -27,6 +27,7 @@ class _Lib:
 _Callback = TypeVar("_Callback", bound=Callable[..., int | None])
 
 class _FFI:
+    def cast(self, kind: str, value: Any, /) -> int: ...
     def def_extern(self, *, error: int = ...) -> Callable[[_Callback], _Callback]: ...
 
 ffi: Final[_FFI]

@@ -47,14 +47,23 @@ class Dispatcher:
 
     def start(self, name: str, req: Any, work: Callable[[], Awaitable[Callable[[], int]]]) -> None:
         """Start `work` for `req`; it returns the function that replies."""
-        self._nursery.start_soon(self._answer, name, req, work, name=f"fuse-{name}")
+        under = UnderWay(trio.CancelScope(), any_signal=True)
+        request = int(ffi.cast("uintptr_t", req))
+        under_way[request] = under  # first: the interrupt may have come already
+        lib.cairn_watch(req)
+        self._nursery.start_soon(self._answer, name, req, request, under.scope, work, name=f"fuse-{name}")
 
-    async def _answer(self, name: str, req: Any, work: Callable[[], Awaitable[Callable[[], int]]]) -> None:
+    async def _answer(
+        self,
+        name: str,
+        req: Any,
+        request: int,
+        scope: trio.CancelScope,
+        work: Callable[[], Awaitable[Callable[[], int]]],
+    ) -> None:
         reply: Callable[[], int] = partial(lib.cairn_reply_error, req, errno.EINTR)
-        request = lib.cairn_watch(req)
         try:
-            with trio.CancelScope() as scope:
-                under_way[request] = UnderWay(scope, any_signal=True)
+            with scope:
                 reply = await work()
         except pyfuse3.FUSEError as refused:
             reply = partial(lib.cairn_reply_error, req, refused.errno)
@@ -63,7 +72,7 @@ class Dispatcher:
             reply = partial(lib.cairn_reply_error, req, errno.EIO)
         finally:
             # Also when the mount ends and this task is cancelled: no request stays unanswered.
-            under_way.pop(request, None)
+            del under_way[request]
             code = reply()
             if code != 0:
                 _log.debug("reply not taken", operation=name, code=code)
