@@ -6,11 +6,8 @@ from collections.abc import AsyncIterator
 from random import Random
 from typing import Any, Final
 
-import grpc.aio
-
 from cairnfs.base.clock import Clock, SystemClock
 from cairnfs.base.ids import new_id
-from cairnfs.base.limits import GRPC_MESSAGE_MAX_BYTES
 from cairnfs.base.settings import CoordinatorSettings
 from cairnfs.coordinator.conductor import Conductor, Config
 from cairnfs.coordinator.driver import Driver
@@ -23,7 +20,7 @@ from cairnfs.coordinator.namespace.mkfs import format_file_system
 from cairnfs.coordinator.namespace.registry import OPERATIONS
 from cairnfs.coordinator.placement.placer import Placer
 from cairnfs.coordinator.placement.registry import load_selector
-from cairnfs.coordinator.service import MetadataService
+from cairnfs.coordinator.service import MetadataService, Server
 from cairnfs.coordinator.sessions import next_incarnation
 from cairnfs.coordinator.status import reporter
 from cairnfs.coordinator.store import MetadataStore
@@ -32,18 +29,7 @@ from cairnfs.coordinator.upkeep.runner import UpkeepRunner
 from cairnfs.coordinator.upkeep.upkeep import Upkeep
 from cairnfs.engine.committer import Committer, Done
 from cairnfs.engine.interface import Engine, Operation, Outcome
-from cairnfs.rpc.v1 import metadata_pb2 as pb, nodes_pb2_grpc
-
-_OPTIONS: Final = (
-    ("grpc.so_reuseport", 0),
-    ("grpc.max_receive_message_length", GRPC_MESSAGE_MAX_BYTES),
-    ("grpc.max_send_message_length", GRPC_MESSAGE_MAX_BYTES),
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 1_000),
-    ("grpc.http2.max_ping_strikes", 0),
-)
+from cairnfs.rpc.v1 import metadata_pb2 as pb
 
 
 class Coordinator:
@@ -59,6 +45,7 @@ class Coordinator:
         self._background: list[asyncio.Task[None]] = []
         self.failed = False
         self.address = ""
+        self._server: Server | None = None
         self.cluster_id, incarnation, numbers = _prepare(engine, self._clock)
         self._committer = Committer(engine, self._deliver)
         self.store: Final = MetadataStore(engine, self._committer, self._loop)
@@ -92,17 +79,10 @@ class Coordinator:
     async def start(self) -> None:
         """Listen and serve. Raises OSError when the address cannot be had."""
         settings = self._settings
-        self._server = grpc.aio.server(options=_OPTIONS)
         metadata = MetadataService(self.driver, self._status, self.manager.cluster_map, self._fsck)
-        self._server.add_generic_rpc_handlers((metadata.handler(),))
         nodes = NodesService(self.store, self.manager, self.upkeep, self._clock, settings.heartbeat_s)
-        nodes_pb2_grpc.add_NodesServicer_to_server(nodes, self._server)
-        host = settings.listen.rpartition(":")[0]
-        try:
-            port = self._server.add_insecure_port(settings.listen)
-        except RuntimeError as error:
-            raise OSError(f"cannot listen on {settings.listen}: is the address in use?") from error
-        self.address = f"{host}:{port}"
+        self._server = Server(metadata, nodes)
+        self.address = self._server.bind(settings.listen)
         self.driver.start()
         await self._server.start()
         runner = UpkeepRunner(self.store, self.upkeep, self._clock)
@@ -125,9 +105,8 @@ class Coordinator:
 
     async def stop(self) -> None:
         """Stop serving. Clients are told nothing: they connect again and bring back what they hold."""
-        server = getattr(self, "_server", None)
-        if server is not None:
-            await server.stop(None)
+        if self._server is not None:
+            await self._server.stop()
         self.driver.stop()
         for task in self._background:
             task.cancel()

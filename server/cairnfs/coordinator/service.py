@@ -7,16 +7,26 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 
-from cairnfs.base.limits import WELCOME_DEADLINE_S
+from cairnfs.base.limits import GRPC_MESSAGE_MAX_BYTES, WELCOME_DEADLINE_S
 from cairnfs.base.logs import get_logger
 from cairnfs.coordinator.driver import Driver, Outbox
-from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
+from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb, nodes_pb2_grpc
 
 log = get_logger(__name__)
 
 Fsck = Callable[[pb.FsckRequest, Any], AsyncIterator[pb.FsckProgress]]
 
 _SERVICE: Final = "cairnfs.rpc.v1.Metadata"
+_OPTIONS: Final = (
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", GRPC_MESSAGE_MAX_BYTES),
+    ("grpc.max_send_message_length", GRPC_MESSAGE_MAX_BYTES),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 1_000),
+    ("grpc.http2.max_ping_strikes", 0),
+)
 
 
 class MetadataService:
@@ -36,7 +46,7 @@ class MetadataService:
 
     def handler(self) -> grpc.GenericRpcHandler:
         """What a server takes with `add_generic_rpc_handlers`."""
-        handlers = {
+        handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
             "Session": grpc.stream_stream_rpc_method_handler(
                 self._session, request_deserializer=pb.ClientMessage.FromString
             ),
@@ -100,3 +110,28 @@ class MetadataService:
 async def _send(outbox: Outbox, context: Any) -> None:
     while message := await outbox.take():
         await context.write(message)
+
+
+class Server:
+    """The gRPC server of a coordinator."""
+
+    def __init__(self, metadata: MetadataService, nodes: nodes_pb2_grpc.NodesServicer) -> None:
+        self._server = grpc.aio.server(options=_OPTIONS)
+        self._server.add_generic_rpc_handlers((metadata.handler(),))
+        nodes_pb2_grpc.add_NodesServicer_to_server(nodes, self._server)
+
+    def bind(self, listen: str) -> str:
+        """Take HOST:PORT; returns it with the port that port 0 came to. Raises OSError."""
+        try:
+            port = self._server.add_insecure_port(listen)
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {listen}: is the address in use?") from error
+        return f"{listen.rpartition(':')[0]}:{port}"
+
+    async def start(self) -> None:
+        """Begin to serve."""
+        await self._server.start()
+
+    async def stop(self) -> None:
+        """Stop at once, breaking all streams."""
+        await self._server.stop(None)
