@@ -3,7 +3,8 @@
 Each field is a key of the TOML configuration file (in the table named by `section`), a flag
 (`--heartbeat-s`) and an environment variable (`CAIRNFS_DATANODE_HEARTBEAT_S`); `cairnfs.config`
 derives all three from these classes. Metadata key `help` is the text shown to people; `choices`,
-`minimum` and `maximum` bound the value, `form` names its syntax (address or addresses); `flag_only` keeps a setting out of files and environment.
+`minimum` and `maximum` bound the value, `form` names its syntax (address or addresses);
+`flag_only` keeps a setting out of files and environment.
 """
 
 from dataclasses import dataclass, field
