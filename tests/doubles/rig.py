@@ -6,8 +6,9 @@ mount as a process meets it: a file system core with the caches that the Linux k
 
 import os
 import stat
+from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 import trio
@@ -168,11 +169,17 @@ class Rig:
 
 
 class SimKernel:
-    """Dentries, attributes and pages, cached for as long as the answers allow."""
+    """Dentries, attributes and pages, cached for as long as the answers allow.
+
+    As in Linux, a request on a directory's entries holds the directory's lock and one on a file's cached
+    pages holds theirs until it is answered, and an invalidation waits for these locks.
+    """
 
     fs: VFS
 
     def __init__(self) -> None:
+        self._directory_locks: defaultdict[int, trio.Lock] = defaultdict(trio.Lock)
+        self.page_locks: defaultdict[int, trio.Lock] = defaultdict(trio.Lock)
         self.dentries: dict[tuple[int, bytes], int] = {}  # 0: negative
         self.attrs: dict[int, common.Attr] = {}
         self.pages: dict[int, dict[int, bytes]] = {}
@@ -181,15 +188,16 @@ class SimKernel:
     # ------------------------------------------------------------------ KernelNotifier
 
     async def invalidate_entries(self, parent: int, names: Sequence[bytes]) -> None:
-        await trio.lowlevel.checkpoint()
-        for name in names:
-            self.dentries.pop((parent, name), None)
+        async with self._directory_locks[parent]:
+            for name in names:
+                self.dentries.pop((parent, name), None)
 
     async def invalidate_inode(self, ino: int, *, data: bool) -> None:
-        await trio.lowlevel.checkpoint()
         self.attrs.pop(ino, None)
         if data:
-            self.pages.pop(ino, None)
+            async with self.page_locks[ino]:
+                self.pages.pop(ino, None)
+                self.attrs.pop(ino, None)
 
     # ------------------------------------------------------------------ paths
 
@@ -223,6 +231,10 @@ class SimKernel:
         known = self.dentries.get((parent, name))
         if known is not None:
             return known
+        async with self._directory_locks[parent]:
+            return await self._lookup(parent, name)
+
+    async def _lookup(self, parent: int, name: bytes) -> int:
         self.requests += 1
         return self._learn(parent, name, await self.fs.lookup(parent, name, ROOT))
 
@@ -256,13 +268,15 @@ class SimKernel:
 
     async def mkdir(self, path: str) -> None:
         parent, name = await self._parent(path)
-        self._learn(parent, name, await self.fs.mkdir(parent, name, 0o755, ROOT))
-        self.attrs.pop(parent, None)
+        async with self._directory_locks[parent]:
+            self._learn(parent, name, await self.fs.mkdir(parent, name, 0o755, ROOT))
+            self.attrs.pop(parent, None)
 
     async def symlink(self, target: str, path: str) -> None:
         parent, name = await self._parent(path)
-        self._learn(parent, name, await self.fs.symlink(parent, name, target.encode(), ROOT))
-        self.attrs.pop(parent, None)
+        async with self._directory_locks[parent]:
+            self._learn(parent, name, await self.fs.symlink(parent, name, target.encode(), ROOT))
+            self.attrs.pop(parent, None)
 
     async def readlink(self, path: str) -> str:
         return (await self.fs.readlink(await self.resolve(path), ROOT)).decode()
@@ -270,32 +284,38 @@ class SimKernel:
     async def unlink(self, path: str) -> None:
         parent, name = await self._parent(path)
         ino = await self._step(parent, name)
-        await self.fs.unlink(parent, name, ROOT)
-        self.dentries.pop((parent, name), None)
-        self.attrs.pop(ino, None)
-        self.attrs.pop(parent, None)
+        async with self._directory_locks[parent]:
+            await self.fs.unlink(parent, name, ROOT)
+            self.dentries.pop((parent, name), None)
+            self.attrs.pop(ino, None)
+            self.attrs.pop(parent, None)
 
     async def rmdir(self, path: str) -> None:
         parent, name = await self._parent(path)
-        await self.fs.rmdir(parent, name, ROOT)
-        self.dentries.pop((parent, name), None)
-        self.attrs.pop(parent, None)
+        async with self._directory_locks[parent]:
+            await self.fs.rmdir(parent, name, ROOT)
+            self.dentries.pop((parent, name), None)
+            self.attrs.pop(parent, None)
 
     async def rename(self, old: str, new: str) -> None:
         parent, name = await self._parent(old)
         new_parent, new_name = await self._parent(new)
         ino = await self._step(parent, name)
-        await self.fs.rename(parent, name, new_parent, new_name, 0, ROOT)
-        self.dentries.pop((parent, name), None)
-        self.dentries.pop((new_parent, new_name), None)
-        for changed in (parent, new_parent, ino):
-            self.attrs.pop(changed, None)
+        async with AsyncExitStack() as held:
+            for directory in sorted({parent, new_parent}):
+                await held.enter_async_context(self._directory_locks[directory])
+            await self.fs.rename(parent, name, new_parent, new_name, 0, ROOT)
+            self.dentries.pop((parent, name), None)
+            self.dentries.pop((new_parent, new_name), None)
+            for changed in (parent, new_parent, ino):
+                self.attrs.pop(changed, None)
 
     async def link(self, old: str, new: str) -> None:
         ino = await self.resolve(old)
         parent, name = await self._parent(new)
-        self._learn(parent, name, await self.fs.link(ino, parent, name, ROOT))
-        self.attrs.pop(parent, None)
+        async with self._directory_locks[parent]:
+            self._learn(parent, name, await self.fs.link(ino, parent, name, ROOT))
+            self.attrs.pop(parent, None)
 
     async def chmod(self, path: str, mode: int) -> None:
         ino = await self.resolve(path)
@@ -337,9 +357,10 @@ class SimKernel:
         parent, name = await self._parent(path)
         ino = await self._step(parent, name)
         if not ino and flags & os.O_CREAT:
-            opened, node = await self.fs.create(parent, name, stat.S_IFREG | 0o644, flags, ROOT)
-            ino = self._learn(parent, name, node)
-            self.attrs.pop(parent, None)
+            async with self._directory_locks[parent]:
+                opened, node = await self.fs.create(parent, name, stat.S_IFREG | 0o644, flags, ROOT)
+                ino = self._learn(parent, name, node)
+                self.attrs.pop(parent, None)
         elif not ino:
             raise CairnError(common.ERROR_CODE_NOT_FOUND)
         else:
@@ -394,20 +415,26 @@ class SimFile:
             pages = self.kernel.pages.setdefault(self.ino, {})
             data = pages.get(page)
             if data is None:
-                data = bytes(await fs.read(self.handle, page * PAGE, PAGE)).ljust(PAGE, b"\0")
-                # The page was locked while it was being read: an invalidation comes after it is filled.
-                self.kernel.pages.setdefault(self.ino, {})[page] = data
+                async with self.kernel.page_locks[self.ino]:
+                    data = bytes(await fs.read(self.handle, page * PAGE, PAGE)).ljust(PAGE, b"\0")
+                    self.kernel.pages.setdefault(self.ino, {})[page] = data
             content += data
         skip = offset % PAGE
         return bytes(content[skip : skip + max(0, end - offset)])
 
     async def write(self, offset: int, data: bytes) -> None:
         kernel = self.kernel
-        written = await kernel.fs.write(self.handle, offset, data)
-        assert written == len(data)
-        kernel.attrs.pop(self.ino, None)
         if self.direct:
+            assert await kernel.fs.write(self.handle, offset, data) == len(data)
+            kernel.attrs.pop(self.ino, None)
             return
+        async with kernel.page_locks[self.ino]:
+            assert await kernel.fs.write(self.handle, offset, data) == len(data)
+            kernel.attrs.pop(self.ino, None)
+            self._update_pages(offset, data)
+
+    def _update_pages(self, offset: int, data: bytes) -> None:
+        kernel = self.kernel
         pages = kernel.pages.get(self.ino, {})
         for page in range(offset // PAGE, -(-(offset + len(data)) // PAGE)):
             if page in pages:

@@ -156,7 +156,7 @@ class FileOps(LockOps, Part):
         if offset + len(data) > limits.FILE_SIZE_MAX_BYTES:
             raise CairnError(common.ERROR_CODE_FILE_TOO_LARGE)
         await self.flusher.throttle(inode)
-        if not self.state.may_buffer(inode):
+        if not (file.direct or self.state.may_buffer(inode)):
             await self._open_remote(inode, write=True, truncate=False, caller=pb.Caller())
         if self.state.may_buffer(inode):
             at = self._position(file, offset)
@@ -168,7 +168,7 @@ class FileOps(LockOps, Part):
         elif file.flags & os.O_APPEND:
             await self._append_through(inode, data)
         else:
-            await self._write_through(inode, offset, data)
+            await self.flusher.write_through(inode, offset, data)
         return len(data)
 
     def _position(self, file: FileHandle, offset: int) -> int:
@@ -180,17 +180,12 @@ class FileOps(LockOps, Part):
     async def _pages_moved(self, inode: Inode) -> None:
         await self.state.notifier.invalidate_inode(inode.ino, data=True)
 
-    async def _write_through(self, inode: Inode, offset: int, data: bytes) -> None:
-        """Several mounts write this file: commit before answering, cache nothing."""
-        self.flusher.write(inode, offset, data)
-        await self.flusher.flush(inode)
-
     async def _append_through(self, inode: Inode, data: bytes) -> None:
         """Append while others do too: commit on the condition that the end is still where it was."""
         for _ in range(APPEND_ATTEMPTS):
             reply: pb.AttrReply = await self.state.session.call(pb.GetAttr(ino=inode.ino))
             try:
-                await self.flusher.append(inode, reply.attr.size, data)
+                await self.flusher.write_through(inode, reply.attr.size, data, if_size=reply.attr.size)
             except CairnError as error:
                 if error.code != common.ERROR_CODE_CONFLICT:
                     raise

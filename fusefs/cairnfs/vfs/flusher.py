@@ -127,14 +127,18 @@ class Flusher:
         if first is not None:
             raise first
 
-    async def append(self, inode: Inode, end: int, data: bytes) -> None:
-        """Commit `data` at `end` if the file still ends there; raises CairnError CONFLICT otherwise."""
+    async def write_through(
+        self, inode: Inode, offset: int, data: bytes, *, if_size: int | None = None
+    ) -> None:
+        """Store and commit `data` now, beside what waits in memory; for files that other mounts write, too.
+
+        Raises CairnError CONFLICT when `if_size` is given and the file has another size.
+        """
         fresh = DirtyFile()
-        fresh.write(end, data, 0.0, self._state.clock.wall_ns())
-        inode.dirty.mtime_ns = inode.dirty.ctime_ns = fresh.mtime_ns
+        fresh.write(offset, data, 0.0, self._state.clock.wall_ns())
         sending = cut(fresh.unsent)
         stored = await self._state.chunks.store(sending.chunks)
-        await self._commit(inode, sending.slices, stored, if_size=end)
+        await self._commit(inode, sending.slices, stored, fresh, if_size)
 
     def discard(self, inode: Inode, end: int = 0) -> None:
         """Forget unsent bytes from offset `end` on: they were truncated away or have no name any more."""
@@ -214,7 +218,7 @@ class Flusher:
             try:
                 for start in range(0, len(sending.slices), limits.COMMIT_SLICES_MAX):
                     part = sending.slices[start : start + limits.COMMIT_SLICES_MAX]
-                    await self._commit(inode, part, stored)
+                    await self._commit(inode, part, stored, inode.dirty)
             except CairnError as error:
                 if error.code != common.ERROR_CODE_CHUNK_GONE or attempt == GONE_RETRIES - 1:
                     raise
@@ -226,6 +230,7 @@ class Flusher:
         inode: Inode,
         slices: list[tuple[int, int, int, int]],
         stored: list[pb.StoredChunk],
+        times: DirtyFile,
         if_size: int | None = None,
     ) -> None:
         used = sorted({index for index, _, _, _ in slices})
@@ -243,8 +248,8 @@ class Flusher:
                 ],
                 chunks=[stored[index] for index in used],
                 size=max(offset + length for _, _, offset, length in slices),
-                mtime_ns=inode.dirty.mtime_ns,
-                ctime_ns=inode.dirty.ctime_ns,
+                mtime_ns=times.mtime_ns,
+                ctime_ns=times.ctime_ns,
                 if_size=if_size,
             )
         )
