@@ -4,6 +4,7 @@ Run as `python proto/generate.py [OUTPUT_DIRECTORY]`; the default output is the 
 A test runs it into a scratch directory and compares, so that the committed code stays fresh.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -16,6 +17,8 @@ def generate(output: Path) -> None:
     """Write `*_pb2*.py` and their stubs below `output`; raises RuntimeError when protoc refuses."""
     sources = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("cairnfs/rpc/v1/*.proto"))
     output.mkdir(parents=True, exist_ok=True)
+    # The plug-ins for type stubs lie beside the interpreter, which may not be on the PATH.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     arguments = [
         "protoc",
         f"--proto_path={ROOT}",

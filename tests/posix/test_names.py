@@ -27,7 +27,7 @@ ON_A_PATH: dict[str, Callable[[str], object]] = {
     "symlink": lambda p: os.symlink("x", p),
     "readlink": os.readlink,
     "link from": lambda p: os.link(p, p + "2"),
-    "rename from": lambda p: os.rename(p, "nowhere"),
+    "rename from": lambda p: os.rename(p, p + "2"),
     "listdir": os.listdir,
     "getxattr": lambda p: os.getxattr(p, "user.x"),
     "statvfs": os.statvfs,
