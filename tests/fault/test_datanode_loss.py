@@ -129,12 +129,12 @@ def test_full_datanodes_refuse_writes_and_lose_nothing(cluster: Cluster) -> None
     kept = os.urandom(6 * MIB)
     (one.path / "kept").write_bytes(kept)
     block = os.urandom(4 * MIB)
-    results = [save(one.path / f"more-{number}", block + bytes([number])) for number in range(10)]
+    results = [save(one.path / f"more-{number}", bytes([number]) + block) for number in range(10)]
     assert set(results) == {0, errno.ENOSPC}
     assert 5 <= results.count(errno.ENOSPC) < 10
     for number, result in enumerate(results):
         if result == 0:
-            assert (two.path / f"more-{number}").read_bytes() == block + bytes([number])
+            assert (two.path / f"more-{number}").read_bytes() == bytes([number]) + block
         else:
             (two.path / f"more-{number}").unlink()
     assert (two.path / "kept").read_bytes() == kept
