@@ -148,3 +148,17 @@ def test_full_datanodes_refuse_writes_and_lose_nothing(cluster: Cluster) -> None
     assert (one.path / "again").read_bytes() == content
     assert (one.path / "kept").read_bytes() == kept
     assert_sound(cluster)
+
+
+def test_many_files_on_full_datanodes_are_refused_without_waiting(cluster: Cluster) -> None:
+    """What could not be saved of closed files stays in memory; when that is full, others hear why."""
+    cluster.start(datanodes=0, lease_s="3")
+    for _ in range(2):
+        cluster.add_datanode(capacity_bytes=str(8 * MIB))
+    one = cluster.mount()
+    block = os.urandom(3 * MIB)
+    results = [save(one.path / f"file{number}", b"%03d" % number + block) for number in range(80)]
+    assert set(results) == {0, errno.ENOSPC}
+    assert set(results[8:]) == {errno.ENOSPC}
+    run("rm", "-rf", *one.path.iterdir())
+    assert list(one.path.iterdir()) == []

@@ -17,6 +17,7 @@ from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
 from cairnfs.vfs.compactor import Compactor
 from cairnfs.vfs.dirty import DirtyFile, Runs
 from cairnfs.vfs.inodes import Inode
+from cairnfs.vfs.pending import overlay
 from cairnfs.vfs.state import State
 from cairnfs.vfs.tasks import run_all
 
@@ -74,6 +75,7 @@ class Flusher:
         self._jobs = trio.CapacityLimiter(JOBS_MAX)
         self._dirty: set[Inode] = set()
         self._retry_at_s: dict[int, float] = {}
+        self._refusal: CairnError | None = None  # while the cluster is full
 
     # ------------------------------------------------------------------ what others call
 
@@ -83,6 +85,7 @@ class Flusher:
         grown = inode.dirty.write(offset, data, clock.monotonic(), clock.wall_ns())
         self._state.dirty_bytes += grown
         self._dirty.add(inode)
+        inode.pending.written()
         attr = inode.attr
         if attr is not None:
             attr.size = max(attr.size, offset + len(data))
@@ -92,8 +95,20 @@ class Flusher:
             if full:
                 self._state.spawn(self._send_quietly, inode, full)
 
+    def change(self, inode: Inode, change: pb.SetAttr) -> None:
+        """Take an attribute change into memory; the caller has checked that it may wait there."""
+        clock = self._state.clock
+        now_ns = clock.wall_ns()
+        inode.pending.add(change, clock.monotonic(), now_ns)
+        self._dirty.add(inode)
+        if inode.attr is not None:
+            overlay(inode.attr, inode.pending.unsent)
+
     async def throttle(self, inode: Inode) -> None:
-        """Wait while too many bytes are unsent; raises what keeps those of `inode` from being sent."""
+        """Wait while too many bytes are unsent.
+
+        Raises what keeps those of `inode` from being sent, or NO_SPACE when a full cluster keeps any.
+        """
         if self._state.dirty_bytes <= self._state.policy.dirty_max_bytes:
             return
         self._push()
@@ -101,18 +116,22 @@ class Flusher:
             while self._state.dirty_bytes > self._state.policy.dirty_max_bytes:
                 if inode.error is not None:
                     raise inode.error
+                if self._refusal is not None:
+                    raise CairnError(self._refusal.code, self._refusal.detail)
                 await self._state.dirty_freed.wait()
 
     async def flush(self, inode: Inode) -> None:
         """Return when everything written so far is committed; raises what made that fail."""
         self._retry_at_s.pop(inode.ino, None)
-        while inode.dirty:
+        while inode.unsaved:
             blocks = [block for block in inode.dirty.unsent if block not in inode.dirty.sending]
             if blocks:
                 await self._send(inode, blocks[: 4 * JOB_MAX_BYTES // limits.BLOCK_BYTES])
-            else:  # another job is sending; it ends with a notification
+            elif inode.pending.unsent is not None and not inode.dirty:
+                await self._send_attributes(inode)
+            else:  # another task is sending; it ends with a notification
                 async with self._state.dirty_freed:
-                    if inode.dirty.sending:
+                    if inode.dirty.sending or inode.pending.sending:
                         await self._state.dirty_freed.wait()
         self._dirty.discard(inode)
 
@@ -147,10 +166,12 @@ class Flusher:
     def abandon(self, inode: Inode, error: CairnError) -> None:
         """Unsent bytes cannot be saved: forget them, and let the file's next call report it."""
         inode.error = error
+        inode.pending.clear()
         self.discard(inode)
 
     def forget(self, inode: Inode) -> None:
         """The file is gone: nothing of it is to be sent."""
+        inode.pending.clear()
         self.discard(inode)
         self._dirty.discard(inode)
 
@@ -167,17 +188,21 @@ class Flusher:
         now = self._state.clock.monotonic()
         short = self._state.dirty_bytes > self._state.policy.dirty_max_bytes // 2
         for inode in list(self._dirty):
-            if not inode.dirty:
+            if not inode.unsaved:
                 self._dirty.discard(inode)
             elif self._retry_at_s.get(inode.ino, 0.0) > now:
                 continue
             elif inode.dirty.unsent and (short or now - inode.dirty.since_s >= BACKGROUND_AGE_S):
                 self._state.spawn(self._send_quietly, inode, list(inode.dirty.unsent))
+            elif not inode.dirty and now - inode.pending.since_s >= BACKGROUND_AGE_S:
+                self._state.spawn(self._send_quietly, inode, [])
 
     async def _send_quietly(self, inode: Inode, blocks: list[int]) -> None:
         """Send in the background: a failure is kept for the next call on the file, and tried again."""
         try:
             await self._send(inode, blocks)
+            if not inode.dirty:
+                await self._send_attributes(inode)
         except CairnError as error:
             if inode.error is None:
                 log.warning("writing behind failed; it is tried again", ino=inode.ino, error=str(error))
@@ -201,15 +226,38 @@ class Flusher:
             try:
                 await self._store_and_commit(inode, taken)
                 done = True
+                self._refusal = None
             except CairnError as error:
+                if error.code == common.ERROR_CODE_NO_SPACE:
+                    self._refusal = error
                 done = error.code == common.ERROR_CODE_NOT_FOUND  # removed for good: nothing left to save
                 if not done or inode.handles:
                     raise
             finally:
                 self._freed(inode.dirty.sent(taken) if done else inode.dirty.failed(taken))
-                with trio.CancelScope(shield=True):
-                    async with self._state.dirty_freed:
-                        self._state.dirty_freed.notify_all()
+                await self._notify()
+
+    async def _send_attributes(self, inode: Inode) -> None:
+        change = inode.pending.take()
+        if change is None:
+            return
+        done = False
+        try:
+            await self._state.session.call(change)
+            done = True
+        except CairnError as error:
+            done = error.code == common.ERROR_CODE_NOT_FOUND
+            if not done or inode.handles:
+                raise
+        finally:
+            inode.pending.sent() if done else inode.pending.failed()
+            await self._notify()
+
+    async def _notify(self) -> None:
+        """Wake whoever waits for memory, or for the end of a sending."""
+        with trio.CancelScope(shield=True):
+            async with self._state.dirty_freed:
+                self._state.dirty_freed.notify_all()
 
     async def _store_and_commit(self, inode: Inode, blocks: dict[int, Runs]) -> None:
         sending = cut(blocks)
