@@ -40,18 +40,27 @@ class AttributeOps(Part):
             mtime_ns=changes.mtime_ns,
             ctime_ns=changes.ctime_ns,
         )
-        if changes.size is not None:
-            await self._settle(inode, changes.size)
-        elif changes.mtime_ns is not None:
+        if changes.mtime_ns is not None and changes.size is None:
             inode.dirty.mtime_ns = changes.mtime_ns  # a commit on its way must not undo it
+        if self._may_wait(inode, changes):
+            self.flusher.change(inode, op)
+            return self.state.node(inode)
+        if changes.size is not None:
+            self.flusher.discard(inode, changes.size)
+        if inode.unsaved:
+            await self.flusher.flush(inode)
         await self.state.session.call(op, caller)
         return self.state.node(inode)
 
-    async def _settle(self, inode: Inode, size: int) -> None:
-        """Before truncation: forget unsent bytes that it cuts off, send the others."""
-        if inode.dirty:
-            self.flusher.discard(inode, size)
-            await self.flusher.flush(inode)
+    def _may_wait(self, inode: Inode, changes: SetAttributes) -> bool:
+        """Whether a change may stay in memory: nobody else can see the file, and no ACL depends on it."""
+        return (
+            changes.size is None
+            and self.state.may_buffer(inode)
+            and inode.attr is not None
+            and not inode.attr.has_xattrs
+            and not self.state.policy.sync_on_close
+        )
 
     async def statfs(self) -> Space:
         """Space and inodes of the cluster."""

@@ -147,8 +147,6 @@ class Events:
 
     def _set_attr(self, op: pb.SetAttr, reply: pb.Reply) -> None:
         inode = self._inode(op.ino)
-        if op.HasField("mtime_ns"):
-            inode.dirty.mtime_ns = op.mtime_ns
         if op.HasField("size"):
             inode.extents.clear()
         if op.HasField("mode"):

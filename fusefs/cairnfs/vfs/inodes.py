@@ -7,6 +7,7 @@ from cairnfs.base.errors import CairnError
 from cairnfs.rpc.v1 import common_pb2, metadata_pb2 as pb
 from cairnfs.vfs.dirty import DirtyFile
 from cairnfs.vfs.extents import ExtentMap
+from cairnfs.vfs.pending import PendingAttributes, overlay
 
 NO_LEASE = pb.LEASE_KIND_NONE
 READ_LEASE = pb.LEASE_KIND_READ
@@ -35,23 +36,31 @@ class Inode:
     xattrs: dict[bytes, bytes] = field(default_factory=dict[bytes, bytes])
     extents: ExtentMap = field(default_factory=ExtentMap)
     dirty: DirtyFile = field(default_factory=DirtyFile)
+    pending: PendingAttributes = field(default_factory=PendingAttributes)
     error: CairnError | None = None  # of a write that had already returned
 
     @property
     def idle(self) -> bool:
         """Whether nothing refers to this inode, so that it may be forgotten."""
-        return not (self.lookups or self.handles or self.dirty or self.mutations or self.error)
+        return not (self.lookups or self.handles or self.unsaved or self.mutations or self.error)
+
+    @property
+    def unsaved(self) -> bool:
+        """Whether content or attributes have changes that are not committed."""
+        return bool(self.dirty or self.pending)
 
     def learn(self, attr: common_pb2.Attr) -> None:
-        """Take attributes from the coordinator unless newer ones are known; unsent writes stay visible."""
+        """Take attributes from the coordinator unless newer ones are known; unsent changes stay visible."""
         known = self.attr
         if known is not None and attr.change < known.change:
             return
         self.attr = attr
+        overlay(attr, self.pending.sending)
         if self.dirty:
             attr.size = max(attr.size, self.dirty.end)
             attr.mtime_ns = self.dirty.mtime_ns
             attr.ctime_ns = max(attr.ctime_ns, self.dirty.ctime_ns)
+        overlay(attr, self.pending.unsent)
 
     def learn_leased(self, attr: common_pb2.Attr, lease: int) -> None:
         """Take attributes of a read that came with `lease`; with a lease they may be believed."""

@@ -117,7 +117,7 @@ class NamespaceOps(Part):
         if replaced is not None and not flags & RENAME_EXCHANGE:
             # A name that had content must not come to stand for a file whose bytes are still on their way.
             moved = await self._resolve(source, name, caller)
-            if moved is not None and moved.dirty:
+            if moved is not None and moved.unsaved:
                 await self.flusher.flush(moved)
         op = pb.Rename(
             parent=parent,

@@ -63,7 +63,7 @@ class Recalls:
         )
 
     async def _give_up(self, inode: Inode, item: pb.RecallItem, names: list[bytes]) -> None:
-        if inode.dirty:
+        if inode.unsaved:
             try:
                 await self._flusher.flush(inode)
             except CairnError as error:
@@ -93,7 +93,7 @@ class Recalls:
         self._state.locks.clear()
         for inode in self._state.inodes:
             inode.registered = False
-            if inode.dirty:
+            if inode.unsaved:
                 log.error("unsent writes are lost: the session had ended", ino=inode.ino)
                 self._flusher.abandon(
                     inode, CairnError(common.ERROR_CODE_SESSION_FENCED, "the session had ended")
