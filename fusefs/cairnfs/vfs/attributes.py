@@ -81,6 +81,9 @@ class AttributeOps(Part):
 
     async def setxattr(self, ino: int, name: bytes, value: bytes, flags: int, caller: pb.Caller) -> None:
         """Set an extended attribute; flags XATTR_CREATE 1, XATTR_REPLACE 2."""
+        inode = self.state.inodes.get(ino)
+        if inode.pending:
+            await self.flusher.flush(inode)  # an access list sets the mode, after what was set before
         await self.state.session.call(pb.SetXattr(ino=ino, name=name, value=value, flags=flags), caller)
 
     async def listxattr(self, ino: int, caller: pb.Caller) -> Sequence[bytes]:
