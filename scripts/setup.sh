@@ -83,8 +83,12 @@ PYTHON
 if [ -x .venv/bin/python ] && is_new_enough .venv/bin/python; then
     python=.venv/bin/python
 else
-    if ! python=$(find_python) && [ "$apt" = yes ] && apt-cache show python3.11 >/dev/null 2>&1; then
-        install_packages python3.11
+    if ! find_python >/dev/null && [ "$apt" = yes ]; then
+        install_packages python3
+        for candidate in python3.13 python3.12 python3.11; do # where python3 is an older one
+            ! find_python >/dev/null || break
+            ! apt-cache show "$candidate" >/dev/null 2>&1 || install_packages "$candidate"
+        done
     fi
     python=$(find_python) || fail "Python 3.11 or newer is missing"
     if ! is_complete "$python"; then
