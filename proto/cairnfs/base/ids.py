@@ -11,6 +11,10 @@ def new_id() -> str:
 
 def host_id() -> str:
     """Equal for processes that reach each other's abstract Unix sockets: boot id and network namespace."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     namespace = Path("/proc/self/ns/net").readlink()
-    return f"{boot}/{namespace}"
+    return f"{boot_id()}/{namespace}"
+
+
+def boot_id() -> str:
+    """Equal for processes on one running kernel, whatever container they are in."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

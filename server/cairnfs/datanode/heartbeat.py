@@ -117,6 +117,7 @@ class Heartbeats:
             available_bytes=usage.available_bytes,
             chunks=usage.chunks,
             read_only=usage.read_only,
+            filesystem=usage.filesystem,
         )
 
     def _set_interval(self, milliseconds: int) -> None:

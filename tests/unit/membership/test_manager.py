@@ -159,6 +159,20 @@ def test_space_is_what_users_can_store() -> None:
     assert members.manager.space()[1] == 6 * GIB
 
 
+def test_nodes_on_one_file_system_share_its_free_space() -> None:
+    members = Members(replicas=2)
+    for number in (1, 2, 3):
+        members.join(number)
+        disk = disk_use(12 * GIB)
+        disk.filesystem, disk.used_bytes = "host/1", 2 * GIB
+        members.beat(number, disk=disk)
+    assert members.manager.space() == (9 * GIB, 6 * GIB)  # 12 free and 6 used, in two copies
+    limited = disk_use(GIB)
+    limited.filesystem = "host/1"
+    members.beat(3, disk=limited)
+    assert members.manager.space()[1] == (4 + 4 + 1) * GIB // 2
+
+
 def test_a_removed_node_is_told_of_and_forgotten() -> None:
     members = Members()
     members.join(1)

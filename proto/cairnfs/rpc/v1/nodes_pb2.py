@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from cairnfs.rpc.v1 import common_pb2 as cairnfs_dot_rpc_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63\x61irnfs/rpc/v1/nodes.proto\x12\x0e\x63\x61irnfs.rpc.v1\x1a\x1b\x63\x61irnfs/rpc/v1/common.proto\"\xad\x01\n\x0fRegisterRequest\x12\x0c\n\x04uuid\x18\x01 \x01(\t\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x13\n\x0bunix_socket\x18\x04 \x01(\t\x12\x0f\n\x07host_id\x18\x05 \x01(\t\x12\x0c\n\x04rack\x18\x06 \x01(\t\x12%\n\x04\x64isk\x18\x07 \x01(\x0b\x32\x17.cairnfs.rpc.v1.DiskUse\x12\x0c\n\x04node\x18\x08 \x01(\r\"\xb2\x01\n\rRegisterReply\x12(\n\x05\x65rror\x18\x01 \x01(\x0e\x32\x19.cairnfs.rpc.v1.ErrorCode\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\x12\x0c\n\x04node\x18\x03 \x01(\r\x12\x12\n\ncluster_id\x18\x04 \x01(\t\x12/\n\x0b\x63luster_map\x18\x05 \x01(\x0b\x32\x1a.cairnfs.rpc.v1.ClusterMap\x12\x14\n\x0cheartbeat_ms\x18\x06 \x01(\r\"M\n\x11\x43hangeNodeRequest\x12\x0c\n\x04node\x18\x01 \x01(\r\x12*\n\x06\x63hange\x18\x02 \x01(\x0e\x32\x1a.cairnfs.rpc.v1.NodeChange\"e\n\x0f\x43hangeNodeReply\x12(\n\x05\x65rror\x18\x01 \x01(\x0e\x32\x19.cairnfs.rpc.v1.ErrorCode\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\x12\x18\n\x10\x64\x65pending_chunks\x18\x03 \x01(\x04\"q\n\x07\x44iskUse\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x01 \x01(\x04\x12\x12\n\nused_bytes\x18\x02 \x01(\x04\x12\x17\n\x0f\x61vailable_bytes\x18\x03 \x01(\x04\x12\x0e\n\x06\x63hunks\x18\x04 \x01(\x04\x12\x11\n\tread_only\x18\x05 \x01(\x08\"\xf5\x01\n\x10HeartbeatRequest\x12\x0c\n\x04node\x18\x01 \x01(\r\x12\x0c\n\x04uuid\x18\x02 \x01(\t\x12%\n\x04\x64isk\x18\x03 \x01(\x0b\x32\x17.cairnfs.rpc.v1.DiskUse\x12\x14\n\x0cseen_version\x18\x04 \x01(\x04\x12+\n\x07results\x18\x05 \x03(\x0b\x32\x1a.cairnfs.rpc.v1.TaskResult\x12\x0f\n\x07\x63orrupt\x18\x06 \x03(\x0c\x12\x12\n\ncluster_id\x18\x07 \x01(\t\x12\x15\n\rrunning_tasks\x18\x08 \x01(\r\x12\x11\n\tstore_seq\x18\t \x01(\x04\x12\x0c\n\x04\x62oot\x18\n \x01(\t\"\xa1\x02\n\x0eHeartbeatReply\x12(\n\x05\x65rror\x18\x01 \x01(\x0e\x32\x19.cairnfs.rpc.v1.ErrorCode\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\x12+\n\x07updates\x18\x03 \x03(\x0b\x32\x1a.cairnfs.rpc.v1.NodeUpdate\x12\x1c\n\x14requires_full_resync\x18\x04 \x01(\x08\x12/\n\x0b\x63luster_map\x18\x05 \x01(\x0b\x32\x1a.cairnfs.rpc.v1.ClusterMap\x12#\n\x05tasks\x18\x06 \x03(\x0b\x32\x14.cairnfs.rpc.v1.Task\x12\x19\n\x11next_heartbeat_ms\x18\x07 \x01(\r\x12\x19\n\x11send_chunk_report\x18\x08 \x01(\x08\"\xa5\x01\n\x04Task\x12\n\n\x02id\x18\x01 \x01(\x04\x12)\n\x04\x63opy\x18\x02 \x01(\x0b\x32\x19.cairnfs.rpc.v1.CopyChunkH\x00\x12.\n\x06\x64\x65lete\x18\x03 \x01(\x0b\x32\x1c.cairnfs.rpc.v1.DeleteChunksH\x00\x12.\n\x06verify\x18\x04 \x01(\x0b\x32\x1c.cairnfs.rpc.v1.VerifyChunksH\x00\x42\x06\n\x04kind\">\n\tCopyChunk\x12\x10\n\x08\x63hunk_id\x18\x01 \x01(\x0c\x12\x0e\n\x06length\x18\x02 \x01(\x04\x12\x0f\n\x07targets\x18\x03 \x03(\r\"B\n\x0c\x44\x65leteChunks\x12\x11\n\tchunk_ids\x18\x01 \x03(\x0c\x12\x11\n\tas_of_seq\x18\x02 \x01(\x04\x12\x0c\n\x04\x62oot\x18\x03 \x01(\t\",\n\x0cVerifyChunks\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\x0c\x12\r\n\x05limit\x18\x02 \x01(\r\"\x9b\x01\n\nTaskResult\x12\n\n\x02id\x18\x01 \x01(\x04\x12(\n\x05\x65rror\x18\x02 \x01(\x0e\x32\x19.cairnfs.rpc.v1.ErrorCode\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\r\n\x05nodes\x18\x04 \x03(\r\x12\x0f\n\x07\x63orrupt\x18\x05 \x03(\x0c\x12\x0c\n\x04kept\x18\x08 \x03(\x0c\x12\x0c\n\x04last\x18\x06 \x01(\x0c\x12\x0b\n\x03\x65nd\x18\x07 \x01(\x08\"t\n\x0b\x43hunkReport\x12\x0c\n\x04node\x18\x01 \x01(\r\x12\x0c\n\x04uuid\x18\x02 \x01(\t\x12-\n\x06\x63hunks\x18\x03 \x03(\x0b\x32\x1d.cairnfs.rpc.v1.ReportedChunk\x12\x0b\n\x03\x65nd\x18\x04 \x01(\x08\x12\r\n\x05\x61\x66ter\x18\x05 \x01(\x0c\"1\n\rReportedChunk\x12\x10\n\x08\x63hunk_id\x18\x01 \x01(\x0c\x12\x0e\n\x06length\x18\x02 \x01(\x04\"]\n\x10\x43hunkReportReply\x12(\n\x05\x65rror\x18\x01 \x01(\x0e\x32\x19.cairnfs.rpc.v1.ErrorCode\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\x12\x0f\n\x07unknown\x18\x03 \x03(\x0c*q\n\nNodeChange\x12\x1b\n\x17NODE_CHANGE_UNSPECIFIED\x10\x00\x12\x15\n\x11NODE_CHANGE_DRAIN\x10\x01\x12\x17\n\x13NODE_CHANGE_UNDRAIN\x10\x02\x12\x16\n\x12NODE_CHANGE_REMOVE\x10\x03\x32\xc5\x02\n\x05Nodes\x12J\n\x08Register\x12\x1f.cairnfs.rpc.v1.RegisterRequest\x1a\x1d.cairnfs.rpc.v1.RegisterReply\x12M\n\tHeartbeat\x12 .cairnfs.rpc.v1.HeartbeatRequest\x1a\x1e.cairnfs.rpc.v1.HeartbeatReply\x12O\n\x0cReportChunks\x12\x1b.cairnfs.rpc.v1.ChunkReport\x1a .cairnfs.rpc.v1.ChunkReportReply(\x01\x12P\n\nChangeNode\x12!.cairnfs.rpc.v1.ChangeNodeRequest\x1a\x1f.cairnfs.rpc.v1.ChangeNodeReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63\x61irnfs/rpc/v1/nodes.proto\x12\x0e\x63\x61irnfs.rpc.v1\x1a\x1b\x63\x61irnfs/rpc/v1/common.proto\"\xad\x01\n\x0fRegisterRequest\x12\x0c\n\x04uuid\x18\x01 \x01(\t\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x13\n\x0bunix_socket\x18\x04 \x01(\t\x12\x0f\n\x07host_id\x18\x05 \x01(\t\x12\x0c\n\x04rack\x18\x06 \x01(\t\x12%\n\x04\x64isk\x18\x07 \x01(\x0b\x32\x17.cairnfs.rpc.v1.DiskUse\x12\x0c\n\x04node\x18\x08 \x01(\r\"\xb2\x01\n\rRegisterReply\x12(\n\x05\x65rror\x18\x01 \x01(\x0e\x32\x19.cairnfs.rpc.v1.ErrorCode\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\x12\x0c\n\x04node\x18\x03 \x01(\r\x12\x12\n\ncluster_id\x18\x04 \x01(\t\x12/\n\x0b\x63luster_map\x18\x05 \x01(\x0b\x32\x1a.cairnfs.rpc.v1.ClusterMap\x12\x14\n\x0cheartbeat_ms\x18\x06 \x01(\r\"M\n\x11\x43hangeNodeRequest\x12\x0c\n\x04node\x18\x01 \x01(\r\x12*\n\x06\x63hange\x18\x02 \x01(\x0e\x32\x1a.cairnfs.rpc.v1.NodeChange\"e\n\x0f\x43hangeNodeReply\x12(\n\x05\x65rror\x18\x01 \x01(\x0e\x32\x19.cairnfs.rpc.v1.ErrorCode\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\x12\x18\n\x10\x64\x65pending_chunks\x18\x03 \x01(\x04\"\x85\x01\n\x07\x44iskUse\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x01 \x01(\x04\x12\x12\n\nused_bytes\x18\x02 \x01(\x04\x12\x17\n\x0f\x61vailable_bytes\x18\x03 \x01(\x04\x12\x0e\n\x06\x63hunks\x18\x04 \x01(\x04\x12\x11\n\tread_only\x18\x05 \x01(\x08\x12\x12\n\nfilesystem\x18\x06 \x01(\t\"\xf5\x01\n\x10HeartbeatRequest\x12\x0c\n\x04node\x18\x01 \x01(\r\x12\x0c\n\x04uuid\x18\x02 \x01(\t\x12%\n\x04\x64isk\x18\x03 \x01(\x0b\x32\x17.cairnfs.rpc.v1.DiskUse\x12\x14\n\x0cseen_version\x18\x04 \x01(\x04\x12+\n\x07results\x18\x05 \x03(\x0b\x32\x1a.cairnfs.rpc.v1.TaskResult\x12\x0f\n\x07\x63orrupt\x18\x06 \x03(\x0c\x12\x12\n\ncluster_id\x18\x07 \x01(\t\x12\x15\n\rrunning_tasks\x18\x08 \x01(\r\x12\x11\n\tstore_seq\x18\t \x01(\x04\x12\x0c\n\x04\x62oot\x18\n \x01(\t\"\xa1\x02\n\x0eHeartbeatReply\x12(\n\x05\x65rror\x18\x01 \x01(\x0e\x32\x19.cairnfs.rpc.v1.ErrorCode\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\x12+\n\x07updates\x18\x03 \x03(\x0b\x32\x1a.cairnfs.rpc.v1.NodeUpdate\x12\x1c\n\x14requires_full_resync\x18\x04 \x01(\x08\x12/\n\x0b\x63luster_map\x18\x05 \x01(\x0b\x32\x1a.cairnfs.rpc.v1.ClusterMap\x12#\n\x05tasks\x18\x06 \x03(\x0b\x32\x14.cairnfs.rpc.v1.Task\x12\x19\n\x11next_heartbeat_ms\x18\x07 \x01(\r\x12\x19\n\x11send_chunk_report\x18\x08 \x01(\x08\"\xa5\x01\n\x04Task\x12\n\n\x02id\x18\x01 \x01(\x04\x12)\n\x04\x63opy\x18\x02 \x01(\x0b\x32\x19.cairnfs.rpc.v1.CopyChunkH\x00\x12.\n\x06\x64\x65lete\x18\x03 \x01(\x0b\x32\x1c.cairnfs.rpc.v1.DeleteChunksH\x00\x12.\n\x06verify\x18\x04 \x01(\x0b\x32\x1c.cairnfs.rpc.v1.VerifyChunksH\x00\x42\x06\n\x04kind\">\n\tCopyChunk\x12\x10\n\x08\x63hunk_id\x18\x01 \x01(\x0c\x12\x0e\n\x06length\x18\x02 \x01(\x04\x12\x0f\n\x07targets\x18\x03 \x03(\r\"B\n\x0c\x44\x65leteChunks\x12\x11\n\tchunk_ids\x18\x01 \x03(\x0c\x12\x11\n\tas_of_seq\x18\x02 \x01(\x04\x12\x0c\n\x04\x62oot\x18\x03 \x01(\t\",\n\x0cVerifyChunks\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\x0c\x12\r\n\x05limit\x18\x02 \x01(\r\"\x9b\x01\n\nTaskResult\x12\n\n\x02id\x18\x01 \x01(\x04\x12(\n\x05\x65rror\x18\x02 \x01(\x0e\x32\x19.cairnfs.rpc.v1.ErrorCode\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\r\n\x05nodes\x18\x04 \x03(\r\x12\x0f\n\x07\x63orrupt\x18\x05 \x03(\x0c\x12\x0c\n\x04kept\x18\x08 \x03(\x0c\x12\x0c\n\x04last\x18\x06 \x01(\x0c\x12\x0b\n\x03\x65nd\x18\x07 \x01(\x08\"t\n\x0b\x43hunkReport\x12\x0c\n\x04node\x18\x01 \x01(\r\x12\x0c\n\x04uuid\x18\x02 \x01(\t\x12-\n\x06\x63hunks\x18\x03 \x03(\x0b\x32\x1d.cairnfs.rpc.v1.ReportedChunk\x12\x0b\n\x03\x65nd\x18\x04 \x01(\x08\x12\r\n\x05\x61\x66ter\x18\x05 \x01(\x0c\"1\n\rReportedChunk\x12\x10\n\x08\x63hunk_id\x18\x01 \x01(\x0c\x12\x0e\n\x06length\x18\x02 \x01(\x04\"]\n\x10\x43hunkReportReply\x12(\n\x05\x65rror\x18\x01 \x01(\x0e\x32\x19.cairnfs.rpc.v1.ErrorCode\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\x12\x0f\n\x07unknown\x18\x03 \x03(\x0c*q\n\nNodeChange\x12\x1b\n\x17NODE_CHANGE_UNSPECIFIED\x10\x00\x12\x15\n\x11NODE_CHANGE_DRAIN\x10\x01\x12\x17\n\x13NODE_CHANGE_UNDRAIN\x10\x02\x12\x16\n\x12NODE_CHANGE_REMOVE\x10\x03\x32\xc5\x02\n\x05Nodes\x12J\n\x08Register\x12\x1f.cairnfs.rpc.v1.RegisterRequest\x1a\x1d.cairnfs.rpc.v1.RegisterReply\x12M\n\tHeartbeat\x12 .cairnfs.rpc.v1.HeartbeatRequest\x1a\x1e.cairnfs.rpc.v1.HeartbeatReply\x12O\n\x0cReportChunks\x12\x1b.cairnfs.rpc.v1.ChunkReport\x1a .cairnfs.rpc.v1.ChunkReportReply(\x01\x12P\n\nChangeNode\x12!.cairnfs.rpc.v1.ChangeNodeRequest\x1a\x1f.cairnfs.rpc.v1.ChangeNodeReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cairnfs.rpc.v1.nodes_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_NODECHANGE']._serialized_start=2037
-  _globals['_NODECHANGE']._serialized_end=2150
+  _globals['_NODECHANGE']._serialized_start=2058
+  _globals['_NODECHANGE']._serialized_end=2171
   _globals['_REGISTERREQUEST']._serialized_start=76
   _globals['_REGISTERREQUEST']._serialized_end=249
   _globals['_REGISTERREPLY']._serialized_start=252
@@ -42,28 +42,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHANGENODEREQUEST']._serialized_end=509
   _globals['_CHANGENODEREPLY']._serialized_start=511
   _globals['_CHANGENODEREPLY']._serialized_end=612
-  _globals['_DISKUSE']._serialized_start=614
-  _globals['_DISKUSE']._serialized_end=727
-  _globals['_HEARTBEATREQUEST']._serialized_start=730
-  _globals['_HEARTBEATREQUEST']._serialized_end=975
-  _globals['_HEARTBEATREPLY']._serialized_start=978
-  _globals['_HEARTBEATREPLY']._serialized_end=1267
-  _globals['_TASK']._serialized_start=1270
-  _globals['_TASK']._serialized_end=1435
-  _globals['_COPYCHUNK']._serialized_start=1437
-  _globals['_COPYCHUNK']._serialized_end=1499
-  _globals['_DELETECHUNKS']._serialized_start=1501
-  _globals['_DELETECHUNKS']._serialized_end=1567
-  _globals['_VERIFYCHUNKS']._serialized_start=1569
-  _globals['_VERIFYCHUNKS']._serialized_end=1613
-  _globals['_TASKRESULT']._serialized_start=1616
-  _globals['_TASKRESULT']._serialized_end=1771
-  _globals['_CHUNKREPORT']._serialized_start=1773
-  _globals['_CHUNKREPORT']._serialized_end=1889
-  _globals['_REPORTEDCHUNK']._serialized_start=1891
-  _globals['_REPORTEDCHUNK']._serialized_end=1940
-  _globals['_CHUNKREPORTREPLY']._serialized_start=1942
-  _globals['_CHUNKREPORTREPLY']._serialized_end=2035
-  _globals['_NODES']._serialized_start=2153
-  _globals['_NODES']._serialized_end=2478
+  _globals['_DISKUSE']._serialized_start=615
+  _globals['_DISKUSE']._serialized_end=748
+  _globals['_HEARTBEATREQUEST']._serialized_start=751
+  _globals['_HEARTBEATREQUEST']._serialized_end=996
+  _globals['_HEARTBEATREPLY']._serialized_start=999
+  _globals['_HEARTBEATREPLY']._serialized_end=1288
+  _globals['_TASK']._serialized_start=1291
+  _globals['_TASK']._serialized_end=1456
+  _globals['_COPYCHUNK']._serialized_start=1458
+  _globals['_COPYCHUNK']._serialized_end=1520
+  _globals['_DELETECHUNKS']._serialized_start=1522
+  _globals['_DELETECHUNKS']._serialized_end=1588
+  _globals['_VERIFYCHUNKS']._serialized_start=1590
+  _globals['_VERIFYCHUNKS']._serialized_end=1634
+  _globals['_TASKRESULT']._serialized_start=1637
+  _globals['_TASKRESULT']._serialized_end=1792
+  _globals['_CHUNKREPORT']._serialized_start=1794
+  _globals['_CHUNKREPORT']._serialized_end=1910
+  _globals['_REPORTEDCHUNK']._serialized_start=1912
+  _globals['_REPORTEDCHUNK']._serialized_end=1961
+  _globals['_CHUNKREPORTREPLY']._serialized_start=1963
+  _globals['_CHUNKREPORTREPLY']._serialized_end=2056
+  _globals['_NODES']._serialized_start=2174
+  _globals['_NODES']._serialized_end=2499
 # @@protoc_insertion_point(module_scope)

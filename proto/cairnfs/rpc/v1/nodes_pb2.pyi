@@ -179,11 +179,14 @@ class DiskUse(_message.Message):
     AVAILABLE_BYTES_FIELD_NUMBER: _builtins.int
     CHUNKS_FIELD_NUMBER: _builtins.int
     READ_ONLY_FIELD_NUMBER: _builtins.int
+    FILESYSTEM_FIELD_NUMBER: _builtins.int
     capacity_bytes: _builtins.int
     used_bytes: _builtins.int
     available_bytes: _builtins.int
     chunks: _builtins.int
     read_only: _builtins.bool
+    filesystem: _builtins.str
+    """equal on nodes whose data lies on one file system"""
     def __init__(
         self,
         *,
@@ -192,10 +195,11 @@ class DiskUse(_message.Message):
         available_bytes: _builtins.int = ...,
         chunks: _builtins.int = ...,
         read_only: _builtins.bool = ...,
+        filesystem: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["available_bytes", b"available_bytes", "capacity_bytes", b"capacity_bytes", "chunks", b"chunks", "read_only", b"read_only", "used_bytes", b"used_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["available_bytes", b"available_bytes", "capacity_bytes", b"capacity_bytes", "chunks", b"chunks", "filesystem", b"filesystem", "read_only", b"read_only", "used_bytes", b"used_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

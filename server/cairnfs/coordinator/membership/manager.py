@@ -17,7 +17,7 @@ from cairnfs.coordinator.membership.node import (
     StoreHistory,
 )
 from cairnfs.coordinator.membership.ring import UpdateRing
-from cairnfs.coordinator.membership.space import storable_bytes
+from cairnfs.coordinator.membership.space import shared_free_bytes, storable_bytes
 from cairnfs.rpc.v1 import common_pb2, nodes_pb2
 
 log = get_logger(__name__)
@@ -180,12 +180,12 @@ class NodeManager:
         """What users can store in all and still, in bytes, after replication, on nodes that are there.
 
         A suspect node keeps its share, so that the figures do not jump with every late heartbeat; a
-        read-only one has capacity but no room.
+        read-only one has no room beside what it holds. Nodes on one file system share its free space.
         """
         present = [node for node in self._nodes.values() if node.alive and not node.draining]
-        total = storable_bytes([node.capacity_bytes for node in present], self.replicas)
-        free = storable_bytes([0 if n.read_only else n.free_bytes for n in present], self.replicas)
-        return max(total, free), free
+        free = shared_free_bytes(present)
+        total = [node.used_bytes + room for node, room in zip(present, free, strict=True)]
+        return storable_bytes(total, self.replicas), storable_bytes(free, self.replicas)
 
     def low_space(self) -> bool:
         """Whether so little is left that clients must not acknowledge data they have not stored."""

@@ -65,6 +65,7 @@ class Node:
     available_bytes: int = 0
     chunks: int = 0
     read_only: bool = False
+    filesystem: str = ""  # nodes with the same one share its free space
     last_seen_ms: int = 0
     debited_bytes: int = 0
     address_version: int = 0  # of the membership change that told where it is
@@ -98,7 +99,7 @@ class Node:
         """Take over disk figures; what was debited is in them or failed."""
         self.capacity_bytes, self.used_bytes = disk.capacity_bytes, disk.used_bytes
         self.available_bytes, self.chunks = disk.available_bytes, disk.chunks
-        self.read_only = disk.read_only
+        self.read_only, self.filesystem = disk.read_only, disk.filesystem
         self.debited_bytes = 0
 
     def info(self) -> common_pb2.NodeInfo:

@@ -30,13 +30,17 @@ class StoredEntry:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Disk use in bytes; `read_only` when no whole chunk may be added."""
+    """Disk use in bytes; `read_only` when no whole chunk may be added.
+
+    `filesystem` is equal for stores of this machine whose free space is the same space; empty: unknown.
+    """
 
     capacity_bytes: int
     used_bytes: int
     available_bytes: int
     chunks: int
     read_only: bool
+    filesystem: str = ""
 
 
 class ChunkWriter(Protocol):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cairnfs.base import limits
 from cairnfs.base.errors import CairnError
+from cairnfs.base.ids import boot_id
 from cairnfs.datanode.store.interface import Usage
 from cairnfs.rpc.v1 import common_pb2
 
@@ -58,4 +59,6 @@ class Space:
         disk = os.statvfs(self._root)
         capacity = self._capacity_bytes or max(0, disk.f_blocks * disk.f_frsize - self._reserve_bytes)
         available = self.available(used_bytes)
-        return Usage(capacity, used_bytes, available, chunks, available < limits.CHUNK_MAX_BYTES)
+        full = available < limits.CHUNK_MAX_BYTES
+        filesystem = f"{boot_id()}/{self._root.stat().st_dev}"
+        return Usage(capacity, used_bytes, available, chunks, full, filesystem)
