@@ -2,6 +2,7 @@
 
 from cairnfs.vfs.flusher import Flusher
 from cairnfs.vfs.reader import Reader
+from cairnfs.vfs.sender import Sender
 from cairnfs.vfs.state import State
 
 
@@ -11,3 +12,4 @@ class Part:
     state: State
     flusher: Flusher
     reader: Reader
+    sender: Sender

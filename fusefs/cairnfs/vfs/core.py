@@ -17,6 +17,7 @@ from cairnfs.vfs.namespace import NamespaceOps
 from cairnfs.vfs.ranges import RangeOps
 from cairnfs.vfs.reader import Reader
 from cairnfs.vfs.recalls import Recalls
+from cairnfs.vfs.sender import Sender
 from cairnfs.vfs.state import MountPolicy, State
 
 
@@ -36,7 +37,8 @@ class VFS(NamespaceOps, AttributeOps, FileOps, RangeOps, DirectoryOps):
         """`nursery` runs background work until it is cancelled; start the session with `self.events`."""
         self.state = state = State(session, chunks, notifier, clock or SystemClock(), nursery, policy)
         self.reader = Reader(state)
-        self.flusher = Flusher(state, Compactor(state, self.reader))
+        self.sender = Sender(state, Compactor(state, self.reader))
+        self.flusher = Flusher(state, self.sender)
         self.events = Events(state, Recalls(state, self.flusher))
         self.directories: dict[int, DirectoryHandle] = {}
         nursery.start_soon(self.flusher.run)

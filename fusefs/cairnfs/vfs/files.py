@@ -168,7 +168,7 @@ class FileOps(LockOps, Part):
         elif file.flags & os.O_APPEND:
             await self._append_through(inode, data)
         else:
-            await self.flusher.write_through(inode, offset, data)
+            await self.sender.write_through(inode, offset, data)
         return len(data)
 
     def _position(self, file: FileHandle, offset: int) -> int:
@@ -185,7 +185,7 @@ class FileOps(LockOps, Part):
         for _ in range(APPEND_ATTEMPTS):
             reply: pb.AttrReply = await self.state.session.call(pb.GetAttr(ino=inode.ino))
             try:
-                await self.flusher.write_through(inode, reply.attr.size, data, if_size=reply.attr.size)
+                await self.sender.write_through(inode, reply.attr.size, data, if_size=reply.attr.size)
             except CairnError as error:
                 if error.code != common.ERROR_CODE_CONFLICT:
                     raise

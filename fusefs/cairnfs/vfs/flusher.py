@@ -5,7 +5,7 @@ writes; a byte leaves memory only after the commit that holds it was acknowledge
 the next write, fsync or close of the file reports.
 """
 
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from functools import partial
 
 import trio
@@ -14,66 +14,34 @@ from cairnfs.base import limits
 from cairnfs.base.errors import CairnError
 from cairnfs.base.logs import get_logger
 from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
-from cairnfs.vfs.compactor import Compactor
-from cairnfs.vfs.dirty import DirtyFile, Runs
 from cairnfs.vfs.inodes import Inode
 from cairnfs.vfs.pending import overlay
+from cairnfs.vfs.sender import Sender
 from cairnfs.vfs.state import State
 from cairnfs.vfs.tasks import run_all
 
 log = get_logger(__name__)
 
+Work = Callable[[], Awaitable[None]]
+
 JOBS_MAX = 6  # sendings under way in this mount
 JOB_MAX_BYTES = 4 * limits.CHUNK_MAX_BYTES
+SMALL_FILE_BYTES = 256 * limits.KIB  # such files share a job
+FILES_PER_JOB = 64
 BACKGROUND_AGE_S = 1.0  # a file that was not written for this long is sent
 TICK_S = 0.5
 RETRY_S = 1.0
-GONE_RETRIES = 3
-
-
-@dataclass(slots=True)
-class Sending:
-    """The content of one job: chunks, and where their parts go in the file."""
-
-    chunks: list[bytes]
-    slices: list[tuple[int, int, int, int]]  # chunk index, chunk offset, file offset, length
-
-
-def cut(blocks: dict[int, Runs]) -> Sending:
-    """Cut dirty blocks into chunks: a whole block is one; small runs share chunks of at most 4 MiB."""
-    sending = Sending([], [])
-    small = bytearray()
-    pending: list[tuple[int, int, int]] = []  # chunk offset, file offset, length
-
-    def close_small() -> None:
-        if pending:
-            sending.slices.extend((len(sending.chunks), *part) for part in pending)
-            sending.chunks.append(bytes(small))
-            small.clear()
-            pending.clear()
-
-    for block in sorted(blocks):
-        for run in blocks[block].runs:
-            if len(run.data) * 2 > limits.CHUNK_MAX_BYTES:
-                sending.slices.append((len(sending.chunks), 0, run.start, len(run.data)))
-                sending.chunks.append(bytes(run.data))
-                continue
-            if len(small) + len(run.data) > limits.CHUNK_MAX_BYTES:
-                close_small()
-            pending.append((len(small), run.start, len(run.data)))
-            small += run.data
-    close_small()
-    return sending
 
 
 class Flusher:
     """Sends dirty files."""
 
-    def __init__(self, state: State, compactor: Compactor) -> None:
+    def __init__(self, state: State, sender: Sender) -> None:
         self._state = state
-        self._compactor = compactor
+        self._sender = sender
         self._jobs = trio.CapacityLimiter(JOBS_MAX)
         self._dirty: set[Inode] = set()
+        self._queued: set[Inode] = set()  # on their way to be sent by `_push`
         self._retry_at_s: dict[int, float] = {}
         self._refusal: CairnError | None = None  # while the cluster is full
 
@@ -93,7 +61,7 @@ class Flusher:
         if (offset + len(data)) % limits.BLOCK_BYTES == 0:
             full = inode.dirty.full_blocks()
             if full:
-                self._state.spawn(self._send_quietly, inode, full)
+                self._state.spawn(self._send_full, inode, full)
 
     def change(self, inode: Inode, change: pb.SetAttr) -> None:
         """Take an attribute change into memory; the caller has checked that it may wait there."""
@@ -146,19 +114,6 @@ class Flusher:
         if first is not None:
             raise first
 
-    async def write_through(
-        self, inode: Inode, offset: int, data: bytes, *, if_size: int | None = None
-    ) -> None:
-        """Store and commit `data` now, beside what waits in memory; for files that other mounts write, too.
-
-        Raises CairnError CONFLICT when `if_size` is given and the file has another size.
-        """
-        fresh = DirtyFile()
-        fresh.write(offset, data, 0.0, self._state.clock.wall_ns())
-        sending = cut(fresh.unsent)
-        stored = await self._state.chunks.store(sending.chunks)
-        await self._commit(inode, sending.slices, stored, fresh, if_size)
-
     def discard(self, inode: Inode, end: int = 0) -> None:
         """Forget unsent bytes from offset `end` on: they were truncated away or have no name any more."""
         self._freed(inode.dirty.cut(end) if end else inode.dirty.discard())
@@ -185,72 +140,101 @@ class Flusher:
 
     def _push(self) -> None:
         """Start sending old files, or all when memory is short."""
+        for group in _grouped(inode for inode in list(self._dirty) if self._is_due(inode)):
+            self._queued.update(group)
+            self._state.spawn(self._send_group, group)
+
+    def _is_due(self, inode: Inode) -> bool:
         now = self._state.clock.monotonic()
         short = self._state.dirty_bytes > self._state.policy.dirty_max_bytes // 2
-        for inode in list(self._dirty):
-            if not inode.unsaved:
-                self._dirty.discard(inode)
-            elif self._retry_at_s.get(inode.ino, 0.0) > now:
-                continue
-            elif inode.dirty.unsent and (short or now - inode.dirty.since_s >= BACKGROUND_AGE_S):
-                self._state.spawn(self._send_quietly, inode, list(inode.dirty.unsent))
-            elif not inode.dirty and now - inode.pending.since_s >= BACKGROUND_AGE_S:
-                self._state.spawn(self._send_quietly, inode, [])
+        if not inode.unsaved:
+            self._dirty.discard(inode)
+        elif inode in self._queued or self._retry_at_s.get(inode.ino, 0.0) > now:
+            return False
+        elif inode.dirty:
+            return bool(inode.dirty.unsent) and (short or now - inode.dirty.since_s >= BACKGROUND_AGE_S)
+        else:
+            return now - inode.pending.since_s >= BACKGROUND_AGE_S
+        return False
 
-    async def _send_quietly(self, inode: Inode, blocks: list[int]) -> None:
-        """Send in the background: a failure is kept for the next call on the file, and tried again."""
+    async def _send_group(self, group: list[Inode]) -> None:
+        """Send files in the background: a failure is kept for the next call on the file, and tried again."""
         try:
-            await self._send(inode, blocks)
-            if not inode.dirty:
-                await self._send_attributes(inode)
+            if len(group) == 1:
+                await self._attempt(group[0], partial(self._send, group[0], list(group[0].dirty.unsent)))
+            else:
+                errors = await self._job([(inode, list(inode.dirty.unsent)) for inode in group])
+                for inode, error in errors.items():
+                    self._failed(inode, error)
+            await run_all(
+                partial(self._attempt, inode, partial(self._send_attributes, inode))
+                for inode in group
+                if inode.pending and not inode.dirty
+            )
+        finally:
+            self._queued.difference_update(group)
+
+    async def _send_full(self, inode: Inode, blocks: list[int]) -> None:
+        await self._attempt(inode, partial(self._send, inode, blocks))
+
+    async def _attempt(self, inode: Inode, work: Work) -> None:
+        try:
+            await work()
         except CairnError as error:
-            if inode.error is None:
-                log.warning("writing behind failed; it is tried again", ino=inode.ino, error=str(error))
-            inode.error = error
-            self._retry_at_s[inode.ino] = self._state.clock.monotonic() + RETRY_S
+            self._failed(inode, error)
+
+    def _failed(self, inode: Inode, error: CairnError) -> None:
+        if inode.error is None:
+            log.warning("writing behind failed; it is tried again", ino=inode.ino, error=str(error))
+        inode.error = error
+        self._retry_at_s[inode.ino] = self._state.clock.monotonic() + RETRY_S
 
     async def _send(self, inode: Inode, blocks: list[int]) -> None:
+        """Send blocks of one file, large ones in several jobs at once; raises the first error."""
         unsent = inode.dirty.unsent
         size_bytes = sum(unsent[block].size_bytes for block in blocks if block in unsent)
         step = JOB_MAX_BYTES // limits.BLOCK_BYTES if size_bytes > JOB_MAX_BYTES else max(1, len(blocks))
-        await run_all(
-            partial(self._job, inode, blocks[index : index + step]) for index in range(0, len(blocks), step)
-        )
 
-    async def _job(self, inode: Inode, blocks: list[int]) -> None:
+        async def send_some(some: list[int]) -> None:
+            errors = await self._job([(inode, some)])
+            if errors:
+                raise errors[inode]
+
+        await run_all(partial(send_some, blocks[i : i + step]) for i in range(0, len(blocks), step))
+
+    async def _job(self, wanted: list[tuple[Inode, list[int]]]) -> dict[Inode, CairnError]:
+        """Freeze, send and settle blocks of one or many files; returns who failed, and why."""
         async with self._jobs:
-            taken = inode.dirty.take(blocks)
+            taken = [(inode, got) for inode, blocks in wanted if (got := inode.dirty.take(blocks))]
             if not taken:
-                return
-            done = False
+                return {}
+            saved: set[Inode] = set()
             try:
-                await self._store_and_commit(inode, taken)
-                done = True
-                self._refusal = None
-            except CairnError as error:
-                if error.code == common.ERROR_CODE_NO_SPACE:
-                    self._refusal = error
-                done = error.code == common.ERROR_CODE_NOT_FOUND  # removed for good: nothing left to save
-                if not done or inode.handles:
-                    raise
+                errors = await self._sender.send(taken)
+                saved = {inode for inode, _ in taken if not self._is_unsaved(inode, errors)}
+                self._refusal = next(
+                    (e for e in errors.values() if e.code == common.ERROR_CODE_NO_SPACE), None
+                )
             finally:
-                self._freed(inode.dirty.sent(taken) if done else inode.dirty.failed(taken))
+                for inode, blocks in taken:
+                    dirty = inode.dirty
+                    self._freed(dirty.sent(blocks) if inode in saved else dirty.failed(blocks))
                 await self._notify()
+            return errors
+
+    def _is_unsaved(self, inode: Inode, errors: dict[Inode, CairnError]) -> bool:
+        """Whether bytes are left to save; of a file that was removed for good nothing is."""
+        error = errors.get(inode)
+        if error is None or error.code != common.ERROR_CODE_NOT_FOUND:
+            return error is not None
+        if not inode.handles:
+            del errors[inode]  # nobody is left to be told
+        return False
 
     async def _send_attributes(self, inode: Inode) -> None:
-        change = inode.pending.take()
-        if change is None:
-            return
-        done = False
         try:
-            await self._state.session.call(change)
-            done = True
-        except CairnError as error:
-            done = error.code == common.ERROR_CODE_NOT_FOUND
-            if not done or inode.handles:
-                raise
+            await self._sender.send_attributes(inode)
         finally:
-            inode.pending.sent() if done else inode.pending.failed()
             await self._notify()
 
     async def _notify(self) -> None:
@@ -259,50 +243,20 @@ class Flusher:
             async with self._state.dirty_freed:
                 self._state.dirty_freed.notify_all()
 
-    async def _store_and_commit(self, inode: Inode, blocks: dict[int, Runs]) -> None:
-        sending = cut(blocks)
-        for attempt in range(GONE_RETRIES):
-            stored = await self._state.chunks.store(sending.chunks)
-            try:
-                for start in range(0, len(sending.slices), limits.COMMIT_SLICES_MAX):
-                    part = sending.slices[start : start + limits.COMMIT_SLICES_MAX]
-                    await self._commit(inode, part, stored, inode.dirty)
-            except CairnError as error:
-                if error.code != common.ERROR_CODE_CHUNK_GONE or attempt == GONE_RETRIES - 1:
-                    raise
-            else:
-                return
-
-    async def _commit(
-        self,
-        inode: Inode,
-        slices: list[tuple[int, int, int, int]],
-        stored: list[pb.StoredChunk],
-        times: DirtyFile,
-        if_size: int | None = None,
-    ) -> None:
-        used = sorted({index for index, _, _, _ in slices})
-        reply: pb.CommitWriteReply = await self._state.session.call(
-            pb.CommitWrite(
-                ino=inode.ino,
-                slices=[
-                    common.Slice(
-                        offset=offset,
-                        length=length,
-                        chunk_id=stored[index].chunk_id,
-                        chunk_offset=chunk_offset,
-                    )
-                    for index, chunk_offset, offset, length in slices
-                ],
-                chunks=[stored[index] for index in used],
-                size=max(offset + length for _, _, offset, length in slices),
-                mtime_ns=times.mtime_ns,
-                ctime_ns=times.ctime_ns,
-                if_size=if_size,
-            )
-        )
-        if reply.most_slices >= limits.SLICES_COMPACT:
-            self._compactor.consider(inode, {offset // limits.BLOCK_BYTES for _, _, offset, _ in slices})
-
     def _freed(self, freed_bytes: int) -> None:
         self._state.dirty_bytes -= freed_bytes
+
+
+def _grouped(inodes: Iterable[Inode]) -> Iterator[list[Inode]]:
+    """Small files many at a time, large ones each alone."""
+    group: list[Inode] = []
+    for inode in inodes:
+        if inode.dirty.size_bytes > SMALL_FILE_BYTES:
+            yield [inode]
+            continue
+        group.append(inode)
+        if len(group) == FILES_PER_JOB:
+            yield group
+            group = []
+    if group:
+        yield group
