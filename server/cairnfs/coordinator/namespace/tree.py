@@ -119,6 +119,15 @@ def entries_changed(directory: Inode, now_ns: int, links: int = 0) -> Inode:
     )
 
 
+def without_privilege(mode: int) -> int:
+    """A file's mode without what lets its runner act as its owner or group; a directory's stays as it is."""
+    if stat.S_ISDIR(mode):
+        return mode
+    mode &= ~stat.S_ISUID
+    # Without group execution the bit once meant mandatory locking; Linux leaves it alone.
+    return mode & ~stat.S_ISGID if mode & stat.S_IXGRP else mode
+
+
 def attributes_changed(inode: Inode, now_ns: int) -> Inode:
     """An inode after a change of its attributes, links or name."""
     return inode._replace(ctime_ns=now_ns, change=inode.change + 1)

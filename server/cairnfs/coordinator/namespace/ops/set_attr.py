@@ -43,12 +43,7 @@ def _new_mode(inode: Inode, op: pb.SetAttr) -> int:
     mode = inode.mode
     if op.HasField("mode"):
         mode = stat.S_IFMT(mode) | (op.mode & _PERMISSION_BITS)
-    if op.kill_suid_sgid and not stat.S_ISDIR(mode):
-        mode &= ~stat.S_ISUID
-        # Without group execution the bit once meant mandatory locking; Linux leaves it alone.
-        if mode & stat.S_IXGRP:
-            mode &= ~stat.S_ISGID
-    return mode
+    return tree.without_privilege(mode) if op.kill_suid_sgid else mode
 
 
 def _with_times(inode: Inode, op: pb.SetAttr) -> Inode:
