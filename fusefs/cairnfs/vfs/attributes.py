@@ -8,6 +8,8 @@ from cairnfs.vfs.base import Part
 from cairnfs.vfs.inodes import Inode
 from cairnfs.vfs.interface import Node, SetAttributes, Space
 
+XATTR_NAMESPACES = (b"user.", b"trusted.", b"security.", b"system.posix_acl_")  # others are not supported
+
 
 class AttributeOps(Part):
     """The part of the file system that works on inodes as such."""
@@ -71,7 +73,7 @@ class AttributeOps(Part):
         """The value of an extended attribute; NO_DATA without one."""
         inode = self.state.inodes.get(ino)
         if self.state.leased(inode):
-            if inode.attr is not None and not inode.attr.has_xattrs:
+            if inode.attr is not None and not inode.attr.has_xattrs and name.startswith(XATTR_NAMESPACES):
                 raise CairnError(common.ERROR_CODE_NO_DATA)
             value = inode.xattrs.get(name)
             if value is not None:

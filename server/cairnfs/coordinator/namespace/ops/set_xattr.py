@@ -33,7 +33,7 @@ def run(txn: Transaction, op: pb.SetXattr, env: Env) -> pb.AttrReply:
     check_name(op.name)
     if len(op.value) > XATTR_VALUE_MAX_BYTES:
         raise CairnError(common_pb2.ERROR_CODE_TOO_BIG, f"value of {len(op.value)} bytes")
-    if op.flags not in (0, _CREATE, _REPLACE):
+    if op.flags & ~(_CREATE | _REPLACE):
         raise CairnError(common_pb2.ERROR_CODE_INVALID, f"flags {op.flags}")
     inode, value = _interpret(inode, op)
     inode = _store(txn, op, inode, value)
@@ -63,9 +63,9 @@ def _store(txn: Transaction, op: pb.SetXattr, inode: Inode, value: bytes | None)
     """Write or remove the attribute; the inode comes back with its new count."""
     key = keys.xattr(op.ino, op.name)
     exists = inode.xattrs > 0 and txn.get(key) is not None
-    if op.flags == _CREATE and exists:
+    if op.flags & _CREATE and exists:
         raise CairnError(common_pb2.ERROR_CODE_EXISTS, f"{op.name!r} of inode {op.ino}")
-    if op.flags == _REPLACE and not exists:
+    if op.flags & _REPLACE and not exists:
         raise CairnError(common_pb2.ERROR_CODE_NO_DATA, f"{op.name!r} of inode {op.ino}")
     if value is None:
         txn.delete(key)
