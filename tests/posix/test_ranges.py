@@ -125,3 +125,10 @@ def test_copying_within_a_file(place: Path) -> None:
         assert os.copy_file_range(descriptor, descriptor, 10, 0, 10_000) == 10
         fails(errno.EINVAL, os.copy_file_range, descriptor, descriptor, 100, 0, 50)
     assert (place / "file").read_bytes() == b"0123456789" * 1001
+
+
+def test_searching_from_a_negative_offset_is_beyond_the_file(place: Path) -> None:
+    write_file(place / "file")
+    with Opened(place / "file", os.O_RDONLY) as descriptor:
+        fails(errno.ENXIO, os.lseek, descriptor, -1, os.SEEK_DATA)
+        fails(errno.ENXIO, os.lseek, descriptor, -1, os.SEEK_HOLE)

@@ -28,6 +28,8 @@ class RangeOps(Part):
         inode = self.state.file(handle).inode
         if whence not in (os.SEEK_DATA, os.SEEK_HOLE):
             raise CairnError(common.ERROR_CODE_INVALID, f"whence {whence}")
+        if offset < 0:  # the kernel leaves this check to the file system
+            raise CairnError(common.ERROR_CODE_NO_DEVICE, f"offset {offset}")
         await self.flusher.flush(inode)
         position = offset
         while True:
