@@ -39,7 +39,7 @@ def footprint(_txn: ReadTransaction, op: pb.Open) -> Footprint:
 def run_truncate(txn: Transaction, op: pb.Open, env: Env) -> pb.OpenReply | MoreSteps:
     """Cut the file to nothing, then answer as `run`. Raises CairnError NOT_FOUND, IS_DIRECTORY, INVALID.
 
-    Unless root does it, set-user-ID and set-group-ID go: the kernel leaves that to those who truncate in open.
+    Unless root does it, set-user-ID and set-group-ID go: the kernel leaves that to whoever truncates in open.
     """
     tree.require_cover(env, op.ino)
     if not truncate_step(txn, op.ino, 0, env.now_ns):
