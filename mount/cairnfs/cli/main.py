@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from cairnfs.base.grpc_output import silence_grpc
 from cairnfs.config.errors import ConfigError
 
 DEBUG_VARIABLE = "CAIRNFS_DEBUG"
@@ -14,15 +15,15 @@ INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status. CAIRNFS_DEBUG=1 shows tracebacks instead of one line."""
-    from cairnfs.cli.app import build
-
+    silence_grpc()
     try:
+        from cairnfs.cli.app import build
+
         words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
         status = build()(args=words, prog_name="cairnfs", standalone_mode=False)
         sys.stdout.flush()
     except KeyboardInterrupt:
-        print("cairnfs: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        status = INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
@@ -32,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text, code = describe(error)
         print(f"cairnfs: {text}", file=sys.stderr)
         return code
+    if status == INTERRUPTED:  # typer returns it, unless it was not there yet
+        print("cairnfs: interrupted", file=sys.stderr)
     return status if isinstance(status, int) else 0
 
 

@@ -4,6 +4,7 @@ import getopt
 import sys
 from pathlib import Path
 
+from cairnfs.base.grpc_output import silence_grpc
 from cairnfs.base.settings import MountSettings
 from cairnfs.mount.checks import check_mountpoint, check_system
 from cairnfs.mount.entry import mount
@@ -16,6 +17,7 @@ _USAGE = "usage: mount.cairnfs HOST:PORT[,HOST:PORT...]:/SUBDIR DIR [-fnsv] [-o 
 
 def main(arguments: list[str] | None = None) -> int:
     """Mount in the background; the exit status of mount(8). -f checks everything but mounts nothing."""
+    silence_grpc()
     try:
         # GNU style: mount(8) gives source and directory first.
         flags, places = getopt.gnu_getopt(sys.argv[1:] if arguments is None else arguments, "sfnvwro:t:N:")
