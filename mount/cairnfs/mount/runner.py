@@ -163,6 +163,7 @@ async def _stop_on_signals(
 async def _announce(settings: MountSettings, on_ready: Callable[[], None]) -> None:
     if not mounts.set_read_ahead(settings.mountpoint, limits.READ_AHEAD_BYTES):
         _log.debug("read-ahead left at the kernel's default")
+    on_ready()  # first: it may let go of the terminal, which needs no logs
     _log.info("mounted", mountpoint=str(settings.mountpoint), **connection())
     if settings.ready_fd >= 0:
         line = {
@@ -171,4 +172,3 @@ async def _announce(settings: MountSettings, on_ready: Callable[[], None]) -> No
         }
         os.write(settings.ready_fd, json.dumps(line).encode() + b"\n")
         os.close(settings.ready_fd)
-    on_ready()
