@@ -10,6 +10,7 @@ from cairnfs.engine.sqlite import SqliteEngine
 
 ENGINES: Final = ("sqlite", "memory")
 SQLITE_FILE: Final = "metadata.sqlite"
+_NOTHING: Final = (f"{SQLITE_FILE}.lock", "lost+found")
 
 
 def open_engine(kind: str, directory: Path) -> Engine:
@@ -25,5 +26,15 @@ def open_engine(kind: str, directory: Path) -> Engine:
             make_directory(directory)
         except OSError as error:
             raise EngineError(f"cannot make {directory}: {error.strerror}") from error
+        _refuse_foreign(directory)
         return SqliteEngine(directory / SQLITE_FILE)
     raise ValueError(f"metadata engine {kind!r} is not one of {', '.join(ENGINES)}")
+
+
+def _refuse_foreign(directory: Path) -> None:
+    """A new file system begins in an empty directory, not beside something else or the rest of another."""
+    if (directory / SQLITE_FILE).exists():
+        return
+    strangers = sorted(entry.name for entry in directory.iterdir() if entry.name not in _NOTHING)
+    if strangers:
+        raise EngineError(f"{directory} is not empty and holds no metadata: {strangers[0]}")

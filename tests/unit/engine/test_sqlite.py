@@ -79,6 +79,14 @@ def test_a_directory_that_cannot_be_made_is_reported(tmp_path: Path) -> None:
         open_engine("sqlite", tmp_path / "file" / "directory")
 
 
+def test_no_file_system_is_made_beside_something_else(tmp_path: Path) -> None:
+    """A coordinator that was given the directory of a datanode began a new file system in it."""
+    (tmp_path / "identity.json").write_text("{}")
+    with pytest.raises(EngineError, match=r"is not empty and holds no metadata: identity\.json"):
+        open_engine("sqlite", tmp_path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["identity.json"]
+
+
 def test_a_missing_directory_is_reported(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"cannot open .*: No such file or directory"):
         SqliteEngine(tmp_path / "absent" / "metadata.sqlite")
