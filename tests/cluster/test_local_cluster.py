@@ -1,9 +1,12 @@
 """`cairnfs up` and `cairnfs down` with real processes, and what they refuse in one line."""
 
 import contextlib
+import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,3 +109,28 @@ def test_nothing_is_left_half_started(local: Local) -> None:
     assert "not empty" in failed.stderr
     assert local.pids() == {}
     assert (local.mount / "in the way").read_text() == "kept"
+
+
+def test_up_waits_for_every_datanode(local: Local) -> None:
+    """It used to return while datanodes were on their way, and the first writes found too few of them."""
+    assert local.up("--datanodes", "3").returncode == 0
+    listed = json.loads(local.run("nodes", "--json").stdout)["nodes"]
+    assert [node["state"] for node in listed] == ["healthy"] * 3
+
+
+def test_up_interrupted_leaves_nothing_half_started(local: Local) -> None:
+    command = [sys.executable, "-m", "cairnfs.cli", "up", "--data", str(local.data)]
+    starting = subprocess.Popen(
+        [*command, "--mount", str(local.mount), "--listen", "127.0.0.1:0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while "datanode-1" not in local.pids():
+        assert starting.poll() is None, "it ended before it could be interrupted"
+        time.sleep(0.01)
+    starting.send_signal(signal.SIGINT)
+    _, said = starting.communicate(timeout=60)
+    assert (starting.returncode, said) == (130, "cairnfs: interrupted\n")
+    assert local.pids() == {}
+    assert not local.mount.is_mount()

@@ -22,7 +22,7 @@ ALLOWED: Mapping[str, frozenset[str]] = {
     "vfs": SHARED | {"client"},
     "fuse": SHARED | {"client", "vfs"},
     "mount": SHARED | CLIENT,
-    "local": SHARED,
+    "local": SHARED | {"client"},
     "config": SHARED | {"local"},
     "cli": SHARED | SERVERS | {"client", "mount", "local", "config"},
 }

@@ -1,6 +1,8 @@
 """`cairnfs up`."""
 
 import os
+import shutil
+import sys
 from pathlib import Path
 
 from cairnfs.cli.options import with_settings
@@ -17,11 +19,12 @@ def command(settings: ClusterSettings, explicit: frozenset[str], config_file: Pa
     cairnfs up --data /srv/c --datanodes 6        one more datanode
 
     Harmless to repeat. One coordinator and the datanodes run in the background and listen on loopback
-    only; what they write goes to DATA/logs. The command returns when the mount answers. After
-    `cairnfs down`, the next `up` brings back the same cluster with its data.
+    only; what they write goes to DATA/logs. The command returns when the mount
+    answers and every datanode serves. After `cairnfs down`, the next `up` brings back the same cluster with
+    its data.
     """
     from cairnfs.local.cluster import LocalCluster, locked, prepare
-    from cairnfs.local.layout import MOUNT, Layout
+    from cairnfs.local.layout import Layout
 
     layout = Layout(settings.data.absolute())
     layout.make()
@@ -31,12 +34,18 @@ def command(settings: ClusterSettings, explicit: frozenset[str], config_file: Pa
         cluster = LocalCluster(layout, state, config, settings.log_level)
         cluster.start()
     started = f"started {', '.join(cluster.started)}" if cluster.started else "everything runs already"
-    mounted = os.path.relpath(state.mount) if MOUNT in cluster.parts() else ""
-    data = os.path.relpath(layout.data)
+    mounted, data, program = os.path.relpath(state.mount), os.path.relpath(layout.data), typed_as()
     print(f"""{started}
 CairnFS is mounted at {state.mount}: {len(state.datanodes)} datanodes, {state.replicas} replicas. Try:
   cp -a /usr/share/doc {mounted}/
   df -h {mounted}
-  cairnfs status --data {data}
-  cairnfs down --data {data}        # unmount and stop; the data stays in {data}""")
+  {program} status --data {data}
+  {program} down --data {data}        # unmount and stop; the data stays in {data}""")
     return 0
+
+
+def typed_as() -> str:
+    """How to type this command: by name when the shell finds it, otherwise by the path that it was run by."""
+    called = sys.argv[0]
+    found = shutil.which("cairnfs") or not called.endswith("cairnfs")
+    return "cairnfs" if found else called

@@ -5,6 +5,7 @@ import fcntl
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +13,14 @@ from pathlib import Path
 from cairnfs.local import mounts
 from cairnfs.local.errors import LocalClusterError
 from cairnfs.local.layout import COORDINATOR, MOUNT, Layout, datanode_name
-from cairnfs.local.processes import Process, Starting, read_pid_file, start
+from cairnfs.local.processes import READY_S, Process, Starting, last_words, read_pid_file, start
 from cairnfs.local.settings import ClusterSettings
 from cairnfs.local.state import ClusterState, read_state, write_state
+from cairnfs.rpc.v1 import common_pb2
 
 FIRST_PORT = 9440
+_POLL_S = 0.1
+_SERVING = (common_pb2.NODE_STATE_HEALTHY, common_pb2.NODE_STATE_DRAINING)
 
 
 @dataclass(slots=True)
@@ -44,6 +48,7 @@ class LocalCluster:
             self._start_coordinator()
             self._start_datanodes()
             self._start_mount()
+            self._await_datanodes()
         except BaseException:
             self._undo()
             raise
@@ -86,6 +91,28 @@ class LocalCluster:
             starting.wait()
         if not mounts.answers(self.state.mount):
             raise LocalClusterError(f"{self.state.mount} is mounted but does not answer")
+
+    def _await_datanodes(self) -> None:
+        """Until the coordinator knows that all serve; raises LocalClusterError naming one that does not."""
+        from cairnfs.client import admin
+
+        deadline = time.monotonic() + READY_S
+        while True:
+            nodes = admin.list_nodes(self.state.coordinator).nodes
+            serving = {node.address for node in nodes if node.state in _SERVING}
+            missing = [
+                datanode_name(number)
+                for number, address in enumerate(self.state.datanodes, start=1)
+                if address not in serving
+            ]
+            if not missing:
+                return
+            for part in missing:
+                if self.process(part) is None:
+                    raise LocalClusterError(f"{part} ended{last_words(self.layout.log(part))}")
+            if time.monotonic() > deadline:
+                raise LocalClusterError(f"{missing[0]} does not serve (log: {self.layout.log(missing[0])})")
+            time.sleep(_POLL_S)
 
     def _start(self, part: str, arguments: list[str]) -> Starting | None:
         """Start a part unless it runs; the caller waits for it."""

@@ -118,11 +118,16 @@ class Starting:
             self.child.wait(timeout=1.0)
         status = self.child.returncode
         what = "is not ready" if status is None else f"ended with status {status}"
-        with self.log.open("rb") as file:
-            file.seek(self.log_start)
-            lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
-        said = f": {lines[-1].strip()}" if lines else ""
-        return f"{self.log.stem} {what}{said} (log: {self.log})"
+        return f"{self.log.stem} {what}{last_words(self.log, self.log_start)}"
+
+
+def last_words(log: Path, start: int = 0) -> str:
+    """The last line in a log from byte `start` on, and where the log is, to be added to a message."""
+    with log.open("rb") as file:
+        file.seek(start)
+        lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    said = f": {lines[-1].strip()}" if lines else ""
+    return f"{said} (log: {log})"
 
 
 def start(arguments: Sequence[str], pid_file: Path, log: Path) -> Starting:

@@ -1,6 +1,8 @@
 """Every failure of the command is one line and a status; help is complete and loads nothing heavy."""
 
 import os
+import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 from cairnfs.base.errors import CairnError, ErrorCode
 from cairnfs.base.settings import CoordinatorSettings, DatanodeSettings
 from cairnfs.cli.main import describe, main
+from cairnfs.cli.up import typed_as
 from cairnfs.config.schema import keys_of
 
 COMMANDS = "up down status nodes fsck mount umount coordinator datanode install-mount-helper version config"
@@ -100,3 +103,25 @@ def test_the_mount_helper_is_a_script_that_runs(tmp_path: Path) -> None:
     assert os.access(path, os.X_OK)
     result = subprocess.run([path, "nowhere", tmp_path], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+
+
+@pytest.mark.parametrize("server", ["coordinator", "datanode"])
+def test_a_taken_port_is_one_line(server: str, tmp_path: Path) -> None:
+    """gRPC used to put a line of its own before ours."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+        command = [sys.executable, "-m", "cairnfs.cli", server, "--data", str(tmp_path), "--listen", listen]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert re.fullmatch(rf"cairnfs {server}: cannot listen on {listen}: .*\n", result.stderr)
+
+
+def test_commands_are_named_as_they_can_be_typed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """After `make up`, `cairnfs` is not on the PATH, and the hints named it so."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("sys.argv", [".venv/bin/cairnfs"])
+    assert typed_as() == ".venv/bin/cairnfs"
+    (tmp_path / "cairnfs").touch(0o755)
+    assert typed_as() == "cairnfs"
