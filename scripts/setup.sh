@@ -80,7 +80,8 @@ assert os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h"))
 PYTHON
 }
 
-if [ -x .venv/bin/python ] && is_new_enough .venv/bin/python; then
+# Without pip, the making of it was interrupted.
+if [ -x .venv/bin/python ] && is_new_enough .venv/bin/python && [ -x .venv/bin/pip ]; then
     python=.venv/bin/python
 else
     if ! find_python >/dev/null && [ "$apt" = yes ]; then
@@ -106,7 +107,7 @@ stamp=.venv/.cairnfs-$purpose
 state=$({ cat pyproject.toml scripts/setup.sh; find . -maxdepth 1 -name 'hatch_build.py' -exec cat {} +
     find fusefs/cairnfs/fuse/lowlevel -type f ! -name '*.so' ! -name '*.pyc' -exec cat {} + | sort; pwd; } | sha256sum)
 if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$state" ] || [ ! -x .venv/bin/cairnfs ]; then
-    [ -x .venv/bin/python ] || { say "making .venv with $python"; "$python" -m venv .venv; }
+    [ "$python" = .venv/bin/python ] || { say "making .venv with $python"; "$python" -m venv --clear .venv; }
     say "installing CairnFS into .venv"
     log=$(mktemp)
     # shellcheck disable=SC2086 # words on purpose
