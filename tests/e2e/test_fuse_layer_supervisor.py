@@ -85,7 +85,11 @@ def supervised(directory: Path, *arguments: str) -> Iterator[Supervised]:
 
 
 def alive(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
+    """Whether it runs: where no init collects it, a process that has ended stays as a zombie."""
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
 
 
 def eventually(condition: Callable[[], bool]) -> None:
