@@ -170,3 +170,18 @@ def test_mkdir_and_rmdir_by_many(place: Path) -> None:
     in_processes(5, work)
     left = [entry for entry in os.scandir(place) if stat.S_ISDIR(entry.stat().st_mode)]
     assert os.stat(place).st_nlink == 2 + len(left)
+
+
+def test_attributes_changed_while_others_wait_for_the_disk(place: Path) -> None:
+    path = place / "file"
+    path.touch()
+
+    def work(number: int) -> None:
+        with Opened(path, os.O_RDWR) as descriptor:
+            for index in range(60):
+                os.fchmod(descriptor, 0o600 + (index + number) % 8)
+                os.utime(descriptor, ns=(index, index))
+                os.fsync(descriptor)
+
+    in_processes(3, work)
+    assert os.stat(path).st_mtime_ns == 59
