@@ -95,7 +95,7 @@ class Flusher:
             blocks = [block for block in inode.dirty.unsent if block not in inode.dirty.sending]
             if blocks:
                 await self._send(inode, blocks[: 4 * JOB_MAX_BYTES // limits.BLOCK_BYTES])
-            elif inode.pending.unsent is not None and not inode.dirty:
+            elif inode.pending.unsent is not None and not (inode.pending.sending or inode.dirty):
                 await self._send_attributes(inode)
             else:  # another task is sending; it ends with a notification
                 async with self._state.dirty_freed:

@@ -1,0 +1,139 @@
+"""The flusher: waiting for what others send, failures that are kept and tried again."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import trio
+import trio.testing
+
+from cairnfs.base.errors import CairnError
+from cairnfs.rpc.v1 import common_pb2, metadata_pb2 as pb
+from cairnfs.vfs.core import VFS
+from cairnfs.vfs.inodes import WRITE_LEASE, Inode
+from cairnfs.vfs.state import MountPolicy
+from tests.doubles.rig import MemoryChunks, TrioClock
+
+
+class Session:
+    """A session whose calls wait until they are let go, and may then fail."""
+
+    trusted = True
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+        self.go = trio.Event()
+        self.failure: CairnError | None = None
+
+    async def call(self, op: Any, caller: pb.Caller | None = None, *, deadline_s: float | None = None) -> Any:
+        self.calls.append(op)
+        await self.go.wait()
+        if self.failure is not None:
+            raise self.failure
+        return pb.CommitWriteReply()
+
+    def recall_done(self, recall_id: int, still_open: Sequence[int], open_for_write: Sequence[int]) -> None:
+        raise AssertionError("no recall was made")
+
+    def node(self, number: int) -> common_pb2.NodeInfo | None:
+        return None
+
+
+class Kernel:
+    """Knows nothing that could be invalidated."""
+
+    async def invalidate_entries(self, parent: int, names: Sequence[bytes]) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def invalidate_inode(self, ino: int, *, data: bool) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+def opened(session: Session, nursery: trio.Nursery) -> tuple[VFS, Inode]:
+    vfs = VFS(session, MemoryChunks(), Kernel(), nursery, MountPolicy(), clock=TrioClock())
+    inode = vfs.state.inodes.get(7)
+    inode.attr = common_pb2.Attr(ino=7, mode=0o100644, change=1)
+    inode.attr_valid, inode.lease, inode.handles = True, WRITE_LEASE, 1
+    return vfs, inode
+
+
+async def test_a_flush_waits_for_attributes_that_another_one_sends() -> None:
+    async with trio.open_nursery() as nursery:
+        session = Session()
+        vfs, inode = opened(session, nursery)
+        vfs.flusher.change(inode, pb.SetAttr(ino=7, mode=0o600))
+        nursery.start_soon(vfs.flusher.flush, inode)
+        await trio.testing.wait_all_tasks_blocked()
+        vfs.flusher.change(inode, pb.SetAttr(ino=7, mode=0o640))
+        nursery.start_soon(vfs.flusher.flush, inode)
+        await trio.testing.wait_all_tasks_blocked()  # would never be so if it asked again and again
+        assert [op.mode for op in session.calls] == [0o600]
+        session.go.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert [op.mode for op in session.calls] == [0o600, 0o640]
+        assert not inode.unsaved
+        nursery.cancel_scope.cancel()
+
+
+async def test_bytes_go_before_attributes() -> None:
+    async with trio.open_nursery() as nursery:
+        session = Session()
+        session.go.set()
+        vfs, inode = opened(session, nursery)
+        vfs.flusher.write(inode, 0, b"data")
+        vfs.flusher.change(inode, pb.SetAttr(ino=7, mode=0o400))
+        await vfs.flusher.flush(inode)
+        assert [type(op) for op in session.calls] == [pb.CommitWrite, pb.SetAttr]
+        assert vfs.state.dirty_bytes == 0
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_failure_in_the_background_is_kept_and_tried_again(
+    autojump_clock: trio.testing.MockClock, announced_warnings: list[str]
+) -> None:
+    announced_warnings.append("writing behind failed")
+    async with trio.open_nursery() as nursery:
+        session = Session()
+        session.go.set()
+        vfs, inode = opened(session, nursery)
+        vfs.state.chunks.failure = CairnError(common_pb2.ERROR_CODE_NO_SPACE)  # type: ignore[attr-defined]
+        vfs.flusher.write(inode, 0, b"data")
+        await trio.sleep(5)
+        assert inode.error is not None
+        assert inode.error.code == common_pb2.ERROR_CODE_NO_SPACE
+        assert inode.dirty.size_bytes == 4
+        vfs.state.chunks.failure = None  # type: ignore[attr-defined]
+        await trio.sleep(5)
+        assert not inode.unsaved
+        nursery.cancel_scope.cancel()
+
+
+async def test_bytes_of_a_file_that_is_gone_are_dropped(autojump_clock: trio.testing.MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        session = Session()
+        session.go.set()
+        session.failure = CairnError(common_pb2.ERROR_CODE_NOT_FOUND)
+        vfs, inode = opened(session, nursery)
+        inode.handles = 0
+        vfs.flusher.write(inode, 0, b"data")
+        vfs.flusher.change(inode, pb.SetAttr(ino=7, mode=0o400))
+        await trio.sleep(5)
+        assert not inode.unsaved
+        assert inode.error is None
+        assert vfs.state.dirty_bytes == 0
+        nursery.cancel_scope.cancel()
+
+
+async def test_small_files_share_a_job(autojump_clock: trio.testing.MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        session = Session()
+        session.go.set()
+        vfs, first = opened(session, nursery)
+        for number in range(100, 150):
+            inode = vfs.state.inodes.get(number)
+            inode.attr = common_pb2.Attr(ino=number, change=1)
+            vfs.flusher.write(inode, 0, str(number).encode())
+        await trio.sleep(3)
+        assert sorted(op.ino for op in session.calls) == list(range(100, 150))
+        assert all(not inode.unsaved for inode in vfs.state.inodes)
+        assert first.dirty.size_bytes == 0
+        nursery.cancel_scope.cancel()
