@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+import os
 from collections.abc import AsyncIterator
 from random import Random
 from typing import Any, Final
@@ -147,7 +148,10 @@ def _prepare(engine: Engine, clock: Clock) -> tuple[str, int, IdAllocator]:
     proposed, now_ns = new_id(), clock.wall_ns()
     outcomes = engine.commit(
         [
-            Operation(lambda txn: format_file_system(txn, proposed, now_ns)),
+            # As mke2fs does: who makes it without being root could not write into it otherwise.
+            Operation(
+                lambda txn: format_file_system(txn, proposed, now_ns, uid=os.geteuid(), gid=os.getegid())
+            ),
             Operation(next_incarnation),
             Operation(reserve_inode_numbers),
         ]

@@ -4,8 +4,10 @@ import pytest
 
 from cairnfs.base.limits import ID_RANGE, ROOT_INO
 from cairnfs.coordinator import chunk_table, keys
-from cairnfs.coordinator.namespace import ids, mkfs, usage
+from cairnfs.coordinator.namespace import ids, mkfs, tree, usage
 from cairnfs.coordinator.records import ChunkRecord, ChunkState
+from cairnfs.engine.interface import Operation
+from cairnfs.engine.memory import MemoryEngine
 from cairnfs.rpc.v1 import common_pb2
 from tests.unit.namespace.harness import ROOT, Namespace, fails
 
@@ -163,6 +165,17 @@ def test_formatting_again_keeps_the_file_system(fs: Namespace) -> None:
     root = fs.attr(ROOT)
     assert (root.mode, root.uid, root.gid, root.nlink, root.parent) == (0o40755, 0, 0, 2, ROOT)
     assert fs.engine.read(usage.read).inodes == 2
+
+
+def test_a_new_file_system_belongs_to_who_makes_it() -> None:
+    """Its root was root's, and who ran `make up` as somebody else could not write into the mount."""
+    engine = MemoryEngine()
+    [made] = engine.commit(
+        [Operation(lambda txn: mkfs.format_file_system(txn, "cluster", 5, uid=1000, gid=100))]
+    )
+    assert made.value == "cluster"
+    root = engine.read(lambda txn: tree.load(txn, ROOT))
+    assert (root.uid, root.gid) == (1000, 100)
 
 
 def test_another_format_is_refused(fs: Namespace) -> None:

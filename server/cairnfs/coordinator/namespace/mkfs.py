@@ -22,9 +22,12 @@ def cluster_id(txn: ReadTransaction) -> str | None:
     return None if value is None else value.decode()
 
 
-def format_file_system(txn: Transaction, new_cluster_id: str, now_ns: int) -> str:
+def format_file_system(
+    txn: Transaction, new_cluster_id: str, now_ns: int, *, uid: int = 0, gid: int = 0
+) -> str:
     """Make the file system unless there is one; returns the cluster id that holds.
 
+    The root directory of a new one belongs to `uid` and `gid`.
     Raises CairnError NOT_SUPPORTED when the metadata have another format than this program's.
     """
     existing = cluster_id(txn)
@@ -35,8 +38,8 @@ def format_file_system(txn: Transaction, new_cluster_id: str, now_ns: int) -> st
         return existing
     root = Inode(
         mode=stat.S_IFDIR | 0o755,
-        uid=0,
-        gid=0,
+        uid=uid,
+        gid=gid,
         nlink=2,
         rdev=0,
         size=tree.DIRECTORY_SIZE_BYTES,
