@@ -134,3 +134,13 @@ def test_up_interrupted_leaves_nothing_half_started(local: Local) -> None:
     assert (starting.returncode, said) == (130, "cairnfs: interrupted\n")
     assert local.pids() == {}
     assert not local.mount.is_mount()
+
+
+def test_a_mount_that_lost_its_supervisor_is_kept_and_stopped(local: Local) -> None:
+    """`up` took it for another cluster's, and `down` left it behind without a coordinator."""
+    assert local.up("--datanodes", "1", "--replicas", "1").returncode == 0
+    os.kill(local.pids()["mount"], signal.SIGKILL)
+    assert local.up().stdout.startswith("everything runs already\n")
+    (local.mount / "file").write_text("kept")
+    assert local.run("down").returncode == 0
+    assert not local.mount.is_mount()

@@ -13,7 +13,7 @@ from pathlib import Path
 from cairnfs.local import mounts
 from cairnfs.local.errors import LocalClusterError
 from cairnfs.local.layout import COORDINATOR, MOUNT, Layout, datanode_name
-from cairnfs.local.processes import READY_S, Process, Starting, last_words, read_pid_file, start
+from cairnfs.local.processes import READY_S, Process, Starting, family, last_words, read_pid_file, start
 from cairnfs.local.settings import ClusterSettings
 from cairnfs.local.state import ClusterState, read_state, write_state
 from cairnfs.rpc.v1 import common_pb2
@@ -79,18 +79,32 @@ class LocalCluster:
     def _start_mount(self) -> None:
         if self.process(MOUNT) is None and mounts.is_mounted(self.state.mount):
             if mounts.answers(self.state.mount):
+                if self._is_ours():
+                    return
                 raise LocalClusterError(f"{self.state.mount} is mounted already, and not by this cluster")
             mounts.unmount(self.state.mount, lazy=True)
-        self.state.mount.mkdir(parents=True, exist_ok=True)
+        self._make_mountpoint()
         options = ["-o", self.state.options] if self.state.options else []
-        source = f"{self.state.coordinator}:/"
         starting = self._start(
-            MOUNT, ["mount", source, str(self.state.mount), "--foreground", "--supervise", *options]
+            MOUNT, ["mount", self._source(), str(self.state.mount), "--foreground", "--supervise", *options]
         )
         if starting is not None:
             starting.wait()
         if not mounts.answers(self.state.mount):
             raise LocalClusterError(f"{self.state.mount} is mounted but does not answer")
+
+    def _source(self) -> str:
+        return f"{self.state.coordinator}:/"
+
+    def _is_ours(self) -> bool:
+        """Whether this cluster is mounted there, if need be by a client that has lost its supervisor."""
+        return mounts.source_at(self.state.mount) == self._source()
+
+    def _make_mountpoint(self) -> None:
+        try:
+            self.state.mount.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise LocalClusterError(f"{self.state.mount} is not a directory") from None
 
     def _await_datanodes(self) -> None:
         """Until the coordinator knows that all serve; raises LocalClusterError naming one that does not."""
@@ -145,11 +159,12 @@ class LocalCluster:
         Raises LocalClusterError when the mount is busy and not `force`; nothing is stopped then.
         """
         ran = [part for part in self.parts() if self.process(part) is not None]
-        if mounts.is_mounted(self.state.mount) and (MOUNT in ran or not mounts.answers(self.state.mount)):
+        ours = MOUNT in ran or self._is_ours()
+        if mounts.is_mounted(self.state.mount) and (ours or not mounts.answers(self.state.mount)):
             mounts.unmount(self.state.mount, lazy=force)
-        mount = self.process(MOUNT)
-        if mount is not None and not force:
-            mount.wait(mounts.ANSWER_S)
+        if not force:
+            for process in family(self.layout.pid(MOUNT)):  # what is unsent is being sent
+                process.wait(mounts.ANSWER_S)
         for part in reversed(self.parts()):
             self._stop_process(part)
         return ran

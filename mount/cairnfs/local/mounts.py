@@ -15,14 +15,24 @@ ANSWER_S = 20.0
 
 def is_mounted(mountpoint: Path) -> bool:
     """Whether a CairnFS is mounted on exactly this absolute directory; never touches the mount itself."""
-    return any(place == str(mountpoint) and kind.startswith("fuse") for place, kind in _mounts())
+    return any(place == str(mountpoint) and kind.startswith("fuse") for place, kind, _ in _mounts())
 
 
-def _mounts() -> Iterator[tuple[str, str]]:
+def source_at(mountpoint: Path) -> str | None:
+    """The source of the mount at this absolute directory that is seen, None when nothing is mounted there."""
+    found = [source for place, _, source in _mounts() if place == str(mountpoint)]
+    return found[-1] if found else None
+
+
+def _mounts() -> Iterator[tuple[str, str, str]]:
+    """Of every mount: where, its type, its source."""
     for line in Path("/proc/self/mounts").read_text().splitlines():
-        fields = line.split()
-        place = fields[1].encode().decode("unicode_escape").encode("latin-1").decode(errors="surrogateescape")
-        yield place, fields[2]
+        source, place, kind = (_unescaped(field) for field in line.split()[:3])
+        yield place, kind, source
+
+
+def _unescaped(field: str) -> str:
+    return field.encode().decode("unicode_escape").encode("latin-1").decode(errors="surrogateescape")
 
 
 def answers(mountpoint: Path, patience_s: float = ANSWER_S) -> bool:

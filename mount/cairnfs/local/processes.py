@@ -55,22 +55,45 @@ class Process:
 
 def _start_ticks(pid: int) -> int:
     """When `pid` started, in clock ticks after boot; 0 when there is no such process or it is a zombie."""
+    return _session_and_start(pid)[1]
+
+
+def _session_and_start(pid: int) -> tuple[int, int]:
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
-        return 0
+        return 0, 0
     fields = stat[stat.rindex(")") + 2 :].split()
-    return 0 if fields[0] in "ZX" else int(fields[19])
+    return (0, 0) if fields[0] in "ZX" else (int(fields[3]), int(fields[19]))
 
 
 def read_pid_file(path: Path) -> Process | None:
     """The process that `path` names, if it still runs."""
+    process = _recorded(path)
+    return process if process is not None and process.alive() else None
+
+
+def _recorded(path: Path) -> Process | None:
     try:
         record = json.loads(path.read_text())
-        process = Process(int(record["pid"]), int(record["start_ticks"]))
+        return Process(int(record["pid"]), int(record["start_ticks"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return process if process.alive() else None
+
+
+def family(path: Path) -> list[Process]:
+    """The processes that run of those that the one named by `path` started, which may have ended itself."""
+    leader = _recorded(path)
+    if leader is None:
+        return []
+    members = (
+        (int(entry.name), _session_and_start(int(entry.name))) for entry in Path("/proc").glob("[0-9]*")
+    )
+    return [
+        Process(pid, ticks)
+        for pid, (session, ticks) in members
+        if session == leader.pid and ticks >= leader.start_ticks
+    ]
 
 
 def write_pid_file(path: Path, process: Process) -> None:
