@@ -46,6 +46,8 @@ setup-dev:
 	@scripts/setup.sh dev
 
 install: setup
+	@mkdir -p '$(PREFIX)/bin' '$(PREFIX)/lib' && [ -w '$(PREFIX)/bin' ] && [ -w '$(PREFIX)/lib' ] || \
+		{ echo 'make install: cannot write to $(PREFIX); run it as root' >&2; exit 1; }
 	.venv/bin/python -m venv --clear '$(PREFIX)/lib/cairnfs'
 	'$(PREFIX)/lib/cairnfs/bin/python' -m pip install --quiet --disable-pip-version-check .
 	ln -sf ../lib/cairnfs/bin/cairnfs '$(PREFIX)/bin/cairnfs'

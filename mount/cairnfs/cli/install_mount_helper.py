@@ -24,7 +24,7 @@ def command(path: Path = PATH) -> int:
     echo '127.0.0.1:9440:/ /mnt/c cairnfs _netdev 0 0' >> /etc/fstab
     """
     quoted = "'" + sys.executable.replace("'", "'\\''") + "'"
-    temporary = path.with_suffix(".new")
+    temporary = path.with_name(f"{path.name}.new")
     temporary.write_text(SCRIPT.format(python=quoted))
     temporary.chmod(0o755)
     os.replace(temporary, path)

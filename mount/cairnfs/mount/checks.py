@@ -3,6 +3,7 @@
 import os
 import shutil
 import stat
+from collections.abc import Collection
 from pathlib import Path
 
 from cairnfs.fuse import mounts
@@ -48,3 +49,16 @@ def check_system(device: Path = Path("/dev/fuse")) -> None:
         )
     if os.geteuid() != 0 and shutil.which("fusermount3") is None:
         raise MountRefused("fusermount3 is missing: install the package fuse3, or mount as root", EXIT_SYSTEM)
+
+
+def check_sharing(kernel_options: Collection[str], config: Path = Path("/etc/fuse.conf")) -> None:
+    """Raises MountRefused when fusermount3 would refuse to let other users in."""
+    shared = sorted({"allow_other", "allow_root"} & set(kernel_options))
+    if not shared or os.geteuid() == 0:
+        return
+    try:
+        allowed = "user_allow_other" in [line.strip() for line in config.read_text().splitlines()]
+    except OSError:
+        allowed = False
+    if not allowed:
+        raise MountRefused(f"{shared[0]} needs user_allow_other in {config}, or root", EXIT_SYSTEM)

@@ -26,7 +26,7 @@ from cairnfs.fuse import mounts
 from cairnfs.fuse.attributes import Presentation
 from cairnfs.fuse.notifier import Notifier
 from cairnfs.fuse.server import MountFailed, Mounting, connection, serve
-from cairnfs.mount.checks import check_mountpoint, check_system
+from cairnfs.mount.checks import check_mountpoint, check_sharing, check_system
 from cairnfs.mount.errors import EXIT_FAILED, EXIT_INTERNAL, MountRefused
 from cairnfs.mount.options import MountOptions, parse_options
 from cairnfs.vfs.core import VFS
@@ -47,6 +47,7 @@ def run(settings: MountSettings, on_ready: Callable[[], None] = lambda: None) ->
         options = parse_options(settings.options)
         configure_logging("mount", options.log_level or settings.log_level, _log_format(settings))
         check_system()
+        check_sharing(options.kernel)
         check_mountpoint(settings.mountpoint, nonempty=options.nonempty)
         trio.run(_main, settings, options, on_ready)
     except MountRefused as refused:

@@ -54,6 +54,20 @@ def test_a_machine_without_fuse(tmp_path: Path) -> None:
     assert refused.value.exit_code == EXIT_SYSTEM
 
 
+def test_only_root_shares_a_mount_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """fusermount3 said why in a line of its own, and ours said nothing."""
+    config = tmp_path / "fuse.conf"
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    with pytest.raises(MountRefused, match=r"allow_other needs user_allow_other in .*, or root"):
+        checks.check_sharing({"allow_other"}, config)
+    config.write_text("#user_allow_other\nmount_max = 10\n")
+    with pytest.raises(MountRefused):
+        checks.check_sharing({"allow_root"}, config)
+    checks.check_sharing({"ro"}, config)
+    config.write_text("user_allow_other\n")
+    checks.check_sharing({"allow_other"}, config)
+
+
 @pytest.mark.fuse
 def test_no_coordinator_is_one_line_and_nothing_stays(tmp_path: Path) -> None:
     """In a process of its own: gRPC that was used before does not survive the fork into the background."""
