@@ -1,7 +1,9 @@
 """fallocate(2), SEEK_HOLE and SEEK_DATA, copy_file_range(2)."""
 
+import ctypes
 import errno
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from tests.posix.support import (
     Opened,
     fails,
     fallocate,
+    libc,
     write_file,
 )
 
@@ -132,3 +135,17 @@ def test_searching_from_a_negative_offset_is_beyond_the_file(place: Path) -> Non
     with Opened(place / "file", os.O_RDONLY) as descriptor:
         fails(errno.ENXIO, os.lseek, descriptor, -1, os.SEEK_DATA)
         fails(errno.ENXIO, os.lseek, descriptor, -1, os.SEEK_HOLE)
+
+
+def test_signals_with_handlers_do_not_interrupt_work_on_ranges(place: Path) -> None:
+    previous = signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+    try:
+        with Opened(place / "file", os.O_CREAT | os.O_RDWR) as descriptor:
+            for index in range(30):
+                os.pwrite(descriptor, b"x", index * 10_000)
+                assert libc.lseek(descriptor, ctypes.c_int64(0), os.SEEK_HOLE) > 0
+                fallocate(descriptor, 0, index * 20_000, 100)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)

@@ -14,6 +14,8 @@ from cairnfs.fuse.lowlevel.interrupts import UnderWay, under_way
 
 _log = get_logger(__name__)
 
+_INTERRUPTIBLE = ("setlk", "flock")
+
 
 class ExtraOperations(Protocol):
     """Handlers of the requests that pyfuse3 does not know. They raise FUSEError and nothing else.
@@ -39,7 +41,10 @@ class ExtraOperations(Protocol):
 
 
 class Dispatcher:
-    """Runs each request in a task of `nursery`; the kernel's interrupt cancels the task (EINTR)."""
+    """Runs each request in a task of `nursery`; a signal to the caller of a lock cancels it (EINTR).
+
+    Other calls end for fatal signals only: programs do not expect EINTR of them on a disk.
+    """
 
     def __init__(self, operations: ExtraOperations, nursery: trio.Nursery) -> None:
         self.operations = operations
@@ -47,7 +52,7 @@ class Dispatcher:
 
     def start(self, name: str, req: Any, work: Callable[[], Awaitable[Callable[[], int]]]) -> None:
         """Start `work` for `req`; it returns the function that replies."""
-        under = UnderWay(trio.CancelScope(), any_signal=True)
+        under = UnderWay(trio.CancelScope(), any_signal=name in _INTERRUPTIBLE)
         request = int(ffi.cast("uintptr_t", req))
         under_way[request] = under  # first: the interrupt may have come already
         lib.cairn_watch(req)
