@@ -1,7 +1,7 @@
 """Fixture `place`: an empty directory, once on the local disk and once on a CairnFS mount."""
 
-import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,9 +11,18 @@ from tests.cluster.harness import Cluster
 
 
 @pytest.fixture(scope="session")
-def mounted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def reachable() -> Iterator[Path]:
+    """A directory that every user can reach; pytest's own are closed to others at each start of a run."""
+    directory = Path(tempfile.mkdtemp(prefix="cairnfs-posix-", dir="/var/tmp"))
+    directory.chmod(0o755)
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def mounted(reachable: Path) -> Iterator[Path]:
     """A CairnFS mount for all cases; afterwards the file system must be consistent."""
-    cluster = Cluster(tmp_path_factory.mktemp("posix"))
+    cluster = Cluster(reachable / "cluster")
     try:
         cluster.start(datanodes=2)
         mount = cluster.mount()
@@ -26,13 +35,10 @@ def mounted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(params=["local", pytest.param("cairnfs", marks=pytest.mark.fuse)])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+def place(request: pytest.FixtureRequest, reachable: Path, tmp_path: Path) -> Iterator[Path]:
     """An empty directory that root owns and everybody can reach."""
-    above = tmp_path if request.param == "local" else request.getfixturevalue("mounted") / tmp_path.name
-    directory = above / "place"
+    above = reachable if request.param == "local" else request.getfixturevalue("mounted")
+    directory = above / tmp_path.name / "place"
     directory.mkdir(mode=0o755, parents=True)
-    for parent in directory.parents:
-        if parent.stat().st_uid == os.getuid() and parent.stat().st_mode & 0o111 != 0o111:
-            parent.chmod(parent.stat().st_mode | 0o111)
     yield directory
-    shutil.rmtree(directory, ignore_errors=True)
+    shutil.rmtree(directory.parent, ignore_errors=True)
