@@ -125,6 +125,8 @@ def test_up_interrupted_leaves_nothing_half_started(local: Local) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # Whoever runs the tests in the background of a shell has the signal ignored, also for children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while "datanode-1" not in local.pids():
         assert starting.poll() is None, "it ended before it could be interrupted"
