@@ -117,6 +117,19 @@ def test_full_is_no_space_and_absent_is_unavailable() -> None:
     assert refusal(members) == common_pb2.ERROR_CODE_UNAVAILABLE  # the other one may come back
 
 
+def test_nodes_not_heard_since_the_start_are_waited_for() -> None:
+    """A restarted coordinator called the cluster full until the first heartbeat."""
+    members = Members(replicas=2)
+    known = [common_pb2.NodeInfo(node=n, uuid=f"uuid-{n}", address=f"a:{n}") for n in (1, 2)]
+    members.manager.restore(known, members.now)
+    assert refusal(members) == common_pb2.ERROR_CODE_UNAVAILABLE
+    assert not members.manager.low_space()
+    members.beat(1, disk=disk_use(GIB))
+    assert refusal(members) == common_pb2.ERROR_CODE_UNAVAILABLE  # one replica would be too few
+    members.beat(2, disk=disk_use(GIB))
+    assert sorted(placer(members).place(MIB, 2)) == [1, 2]
+
+
 def test_a_burst_spreads_by_debits_which_never_make_the_cluster_full() -> None:
     members = Members()
     members.join(1, free_bytes=10 * MIB)

@@ -188,8 +188,12 @@ class NodeManager:
         return storable_bytes(total, self.replicas), storable_bytes(free, self.replicas)
 
     def low_space(self) -> bool:
-        """Whether so little is left that clients must not acknowledge data they have not stored."""
-        return self.space()[1] < limits.LOW_SPACE_BYTES
+        """Whether so little is left that clients must not acknowledge data they have not stored.
+
+        As long as a node has not been heard since the start, what it has is not known.
+        """
+        unknown = any(node.alive and not node.measured for node in self._nodes.values())
+        return not unknown and self.space()[1] < limits.LOW_SPACE_BYTES
 
     def cluster_map(self) -> common_pb2.ClusterMap:
         """All nodes now, with the version that updates continue from."""

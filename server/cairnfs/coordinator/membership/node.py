@@ -65,6 +65,7 @@ class Node:
     available_bytes: int = 0
     chunks: int = 0
     read_only: bool = False
+    measured: bool = False  # disk figures arrived since the coordinator's start
     filesystem: str = ""  # nodes with the same one share its free space
     last_seen_ms: int = 0
     debited_bytes: int = 0
@@ -101,6 +102,7 @@ class Node:
         self.available_bytes, self.chunks = disk.available_bytes, disk.chunks
         self.read_only, self.filesystem = disk.read_only, disk.filesystem
         self.debited_bytes = 0
+        self.measured = True
 
     def info(self) -> common_pb2.NodeInfo:
         """As told to datanodes, clients and people."""

@@ -30,8 +30,9 @@ class Placer:
 
         `held` already have it: they are not chosen, and the others are kept apart from them. Fewer
         than `count` come back when there are no more; the chunk is repaired when there are. Raises
-        CairnError NO_SPACE when every node there is has too little room, UNAVAILABLE when those that
-        have room are excluded or in no state to take a chunk.
+        CairnError NO_SPACE when every node there is has said that it has too little room, UNAVAILABLE
+        when those that may have room are excluded, in no state to take a chunk, or not heard yet since
+        the coordinator's start (fewer replicas than wanted are not for a moment's ignorance).
         """
         holders = [node for number in held if (node := self._manager.get(number)) is not None]
         barred = {*exclude, *(node.number for node in holders)}
@@ -42,6 +43,10 @@ class Placer:
         ]
         if not roomy:
             raise self._refusal(size_bytes)
+        if len(roomy) < count and any(
+            n.alive and not n.measured and n.number not in barred for n in self._manager
+        ):
+            raise CairnError(common_pb2.ERROR_CODE_UNAVAILABLE, "datanodes have not been heard yet")
         chosen = self._selector.select(
             [_candidate(node) for node in roomy], count, [_candidate(node) for node in holders], self._rng
         )
@@ -59,11 +64,15 @@ class Placer:
 
     def _refusal(self, size_bytes: int) -> CairnError:
         alive = [node for node in self._manager if node.alive and not node.draining]
-        if alive and all(node.read_only or node.available_bytes < size_bytes for node in alive):
+        if alive and all(node.measured and _is_full(node, size_bytes) for node in alive):
             return CairnError(
                 common_pb2.ERROR_CODE_NO_SPACE, f"no datanode has room for a chunk of {size_bytes} bytes"
             )
         return CairnError(common_pb2.ERROR_CODE_UNAVAILABLE, "no healthy datanode is left to take a chunk")
+
+
+def _is_full(node: Node, size_bytes: int) -> bool:
+    return node.read_only or node.available_bytes < size_bytes
 
 
 def _candidate(node: Node) -> Candidate:
