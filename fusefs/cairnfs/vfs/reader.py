@@ -42,7 +42,8 @@ class Reader:
             try:
                 if sequential:
                     self._prefetch(inode, end)
-                return await self._assemble(inode, extents, offset, end, whole=sequential)
+                fits = file_size <= self._state.policy.read_cache_max_bytes
+                return await self._assemble(inode, extents, offset, end, whole=sequential, fits=fits)
             except CairnError as error:
                 # What was planned may have been replaced and collected meanwhile: ask for it anew.
                 if attempt == ATTEMPTS - 1:
@@ -75,32 +76,36 @@ class Reader:
         return [e.clip(offset, end) for e in found if e.start < end and e.end > offset], file_size
 
     async def _assemble(
-        self, inode: Inode, extents: list[Extent], start: int, end: int, *, whole: bool
+        self, inode: Inode, extents: list[Extent], start: int, end: int, *, whole: bool, fits: bool
     ) -> bytes | memoryview:
         pieces = inode.dirty.pieces(start, end) if inode.dirty else []
         if len(extents) == 1 and not pieces and extents[0].start == start and extents[0].end == end:
-            return await self.fetch(extents[0], whole=whole)
+            return await self.fetch(extents[0], whole=whole, fits=fits)
         buffer = bytearray(end - start)
         if len(extents) == 1:
-            await self._fill(buffer, start, extents[0], whole)
+            await self._fill(buffer, start, extents[0], whole, fits)
         elif extents:
-            await run_all(partial(self._fill, buffer, start, extent, whole) for extent in extents)
+            await run_all(partial(self._fill, buffer, start, extent, whole, fits) for extent in extents)
         for piece in pieces:
             buffer[piece.start - start : piece.start - start + len(piece.data)] = piece.data
         return memoryview(buffer)
 
-    async def _fill(self, buffer: bytearray, start: int, extent: Extent, whole: bool) -> None:
-        data = await self.fetch(extent, whole=whole)
+    async def _fill(self, buffer: bytearray, start: int, extent: Extent, whole: bool, fits: bool) -> None:
+        data = await self.fetch(extent, whole=whole, fits=fits)
         buffer[extent.start - start : extent.end - start] = data
 
-    async def fetch(self, extent: Extent, *, whole: bool) -> bytes | memoryview:
-        """The bytes of one extent; with `whole` its chunk is kept in memory."""
+    async def fetch(self, extent: Extent, *, whole: bool, fits: bool = True) -> bytes | memoryview:
+        """The bytes of one extent; with `whole` its chunk is kept in memory.
+
+        `fits`: all chunks of the file find room there together. When they do not, random reads would drop
+        each chunk before it is used again, so only what is asked for is fetched.
+        """
         cache = self._state.chunk_cache
         data = cache.get(extent.chunk_id)
         if data is None:
             part = extent.length * 2 < extent.chunk_length and extent.chunk_length > SMALL_CHUNK_BYTES
             wanted = whole or not part or extent.chunk_id in cache.fetching
-            if not wanted and cache.count_miss(extent.chunk_id) < WHOLE_AFTER_MISSES:
+            if not wanted and not (fits and cache.count_miss(extent.chunk_id) >= WHOLE_AFTER_MISSES):
                 return await self._state.chunks.retrieve(
                     extent.chunk_id, extent.chunk_length, extent.nodes, extent.chunk_offset, extent.length
                 )
