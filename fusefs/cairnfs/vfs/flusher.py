@@ -32,6 +32,8 @@ BACKGROUND_AGE_S = 1.0  # a file that was not written for this long is sent
 TICK_S = 0.5
 RETRY_S = 1.0
 
+assert BACKGROUND_AGE_S + TICK_S < limits.DIRTY_AGE_MAX_S
+
 
 class Flusher:
     """Sends dirty files."""

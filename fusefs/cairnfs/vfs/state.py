@@ -29,7 +29,6 @@ class MountPolicy:
     dirty_max_bytes: int = limits.DIRTY_MAX_BYTES
     read_cache_max_bytes: int = limits.READ_CACHE_MAX_BYTES
     sync_on_close: bool = False
-    read_only: bool = False
 
 
 @dataclass(slots=True, eq=False)

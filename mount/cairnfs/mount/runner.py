@@ -117,7 +117,6 @@ async def _file_system(
         dirty_max_bytes=options.dirty_max_bytes or settings.dirty_max_bytes,
         read_cache_max_bytes=_first(options.read_cache_max_bytes, settings.read_cache_max_bytes),
         sync_on_close=options.sync,
-        read_only=options.read_only,
     )
     async with open_wire() as wire, trio.open_nursery() as nursery:
         session = Session(GrpcMetadataTransport(wire), settings.coordinators.split(","), identity)

@@ -10,9 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
-#include <poll.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 #include <sys/file.h>
 
@@ -258,15 +256,6 @@ const struct fuse_ctx *fuse_req_ctx(fuse_req_t req)
 }
 
 /* ------------------------------------------------------------------ called from Python */
-
-int cairn_wait_readable(int fd, int timeout_us)
-{
-    struct pollfd poll_fd = {.fd = fd, .events = POLLIN};
-    struct timespec timeout = {.tv_sec = timeout_us / 1000000, .tv_nsec = (timeout_us % 1000000) * 1000L};
-    int ready = ppoll(&poll_fd, 1, &timeout, NULL);
-
-    return ready < 0 ? -errno : ready > 0;
-}
 
 int cairn_reply_error(void *req, int error)
 {

@@ -19,9 +19,6 @@ typedef struct {
 } cairn_connection_info;
 extern cairn_connection_info cairn_connection;
 
-/* Wait up to timeout_us microseconds for the descriptor to become readable: 1, 0, or -errno. */
-int cairn_wait_readable(int fd, int timeout_us);
-
 /* Call cairn_interrupted when the caller of this request is signalled; returns the request's name. */
 uint64_t cairn_watch(void *req);
 
