@@ -53,8 +53,7 @@ class ChunkClient:
     ) -> None:
         self._hasher = hasher or ThreadHasher()
         ranking = NodeRanking(session.node, host_id, clock)
-        self._planner = Planner(session, nursery)
-        self._storer = Storer(session, transport, self._planner, ranking, nursery, clock)
+        self._storer = Storer(session, transport, Planner(session, nursery), ranking, nursery, clock)
         self._retriever = Retriever(session, transport, ranking, nursery, clock, self._hasher)
         self._retrieving = ByteBudget(limits.RETRIEVE_WINDOW_BYTES)
 
@@ -83,7 +82,7 @@ class ChunkClient:
         ids = await gather([partial(self._hasher, data) for data in chunks])
         wanted = dict(zip(ids, chunks, strict=True))
         specs = [pb.ChunkSpec(chunk_id=name, length=len(data)) for name, data in wanted.items()]
-        plans = await self._planner.plan(specs) if specs else {}
+        plans = await self._storer.plan(specs) if specs else {}
         stored = await gather(
             [partial(self._storer.store, spec, wanted[spec.chunk_id], plans[spec.chunk_id]) for spec in specs]
         )

@@ -1,6 +1,6 @@
 """Brings chunks to datanodes: streams to primaries, failover to other nodes, when to be content."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -11,7 +11,7 @@ from cairnfs.base.errors import CairnError
 from cairnfs.base.logs import get_logger
 from cairnfs.client.interface import MetadataSession
 from cairnfs.client.node_ranking import NodeRanking
-from cairnfs.client.planner import Planner
+from cairnfs.client.planner import Planner, Plans
 from cairnfs.client.store_core import StoreCore
 from cairnfs.client.transport import ChunkTransport, StoreStream
 from cairnfs.client.waiting import Slot
@@ -94,15 +94,34 @@ class _Channel:
 
 
 @dataclass(slots=True)
+class _Patience:
+    """How long to go on asking for a place, and at which intervals."""
+
+    clock: Callable[[], float]
+    delay_s: float = limits.RECONNECT_MIN_S
+    deadline_s: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.deadline_s = self.clock() + limits.TRANSFER_DEADLINE_S
+
+    @property
+    def over(self) -> bool:
+        return self.clock() >= self.deadline_s
+
+    async def pause(self) -> None:
+        await trio.sleep(self.delay_s)
+        self.delay_s = min(self.delay_s * 2, limits.RECONNECT_MAX_S)
+
+
+@dataclass(slots=True)
 class _Attempts:
     """What is known of one chunk while a place is sought for it."""
 
     spec: pb.ChunkSpec
     data: bytes
-    deadline_s: float
+    patience: _Patience
     holders: dict[int, None] = field(default_factory=dict[int, None])  # in the order they were named
     exclude: set[int] = field(default_factory=set[int])
-    delay_s: float = limits.RECONNECT_MIN_S
     last_error: CairnError | None = None
 
     def stored(self) -> pb.StoredChunk:
@@ -129,9 +148,23 @@ class Storer:
         self._clock = clock
         self._channels: dict[int, _Channel] = {}
 
+    async def plan(self, specs: Sequence[pb.ChunkSpec]) -> Plans:
+        """First plans for chunks, by chunk id; waits for datanodes as long as a transfer may take.
+
+        Raises CairnError as the coordinator does when waiting cannot help or did not.
+        """
+        patience = _Patience(self._clock)
+        while True:
+            try:
+                return await self._planner.plan(specs)
+            except CairnError as error:
+                if error.code not in _WAIT_AND_RETRY or patience.over:
+                    raise
+            await patience.pause()
+
     async def store(self, spec: pb.ChunkSpec, data: bytes, plan: pb.ChunkPlan) -> pb.StoredChunk:
         """Store one chunk by `plan`, and by other plans when nodes fail; see `ChunkIO.store`."""
-        state = _Attempts(spec, data, self._clock() + limits.TRANSFER_DEADLINE_S)
+        state = _Attempts(spec, data, _Patience(self._clock))
         current: pb.ChunkPlan | None = plan
         while True:
             if current is None:
@@ -182,7 +215,7 @@ class Storer:
     async def _plan_again(self, state: _Attempts) -> pb.ChunkPlan | None:
         """The next plan; None when the coordinator has no more nodes and the chunk is held by some."""
         while True:
-            if self._clock() >= state.deadline_s:
+            if state.patience.over:
                 if state.holders:
                     return None
                 raise state.last_error or CairnError(common_pb2.ERROR_CODE_TIMED_OUT, "no place in time")
@@ -201,8 +234,7 @@ class Storer:
                 raise error
             state.last_error = error if state.last_error is None else state.last_error
             state.exclude.clear()  # those that failed may be back by now
-            await trio.sleep(state.delay_s)
-            state.delay_s = min(state.delay_s * 2, limits.RECONNECT_MAX_S)
+            await state.patience.pause()
 
     # -------------------------------------------------------------- streams
 

@@ -205,6 +205,26 @@ async def test_no_space_is_reported_at_once(autojump_clock: MockClock, cluster: 
     assert trio.current_time() == 0
 
 
+async def test_datanodes_not_heard_yet_since_a_restart_are_waited_for(
+    autojump_clock: MockClock, cluster: Cluster
+) -> None:
+    cluster.session.plan_errors.extend([common_pb2.ERROR_CODE_UNAVAILABLE] * 3)
+    async with cluster.client() as client:
+        [stored] = await client.store([_data()])
+    assert list(stored.nodes) == [1, 2]
+
+
+async def test_a_cluster_without_datanodes_is_waited_for_only_so_long(
+    autojump_clock: MockClock, cluster: Cluster
+) -> None:
+    cluster.session.plan_errors.extend([common_pb2.ERROR_CODE_UNAVAILABLE] * 10_000)
+    async with cluster.client() as client:
+        with pytest.raises(CairnError) as caught:
+            await client.store([_data()])
+    assert caught.value.code == common_pb2.ERROR_CODE_UNAVAILABLE
+    assert limits.TRANSFER_DEADLINE_S <= trio.current_time() <= 2 * limits.TRANSFER_DEADLINE_S
+
+
 @pytest.mark.parametrize(
     "credit", [1, 64 * limits.KIB, limits.FRAME_MAX_BYTES + 1, 3 * limits.FRAME_MAX_BYTES]
 )
