@@ -520,6 +520,9 @@ class Request(_message.Message):
     CANCEL_LOCK_FIELD_NUMBER: _builtins.int
     REPORT_REPLICA_FIELD_NUMBER: _builtins.int
     REPLACE_EXTENTS_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
+    RESERVE_INODES_FIELD_NUMBER: _builtins.int
+    UPGRADE_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     """per session, from 1, without gaps"""
     @_builtins.property
@@ -584,6 +587,12 @@ class Request(_message.Message):
     def report_replica(self) -> Global___ReportReplica: ...
     @_builtins.property
     def replace_extents(self) -> Global___ReplaceExtents: ...
+    @_builtins.property
+    def batch(self) -> Global___Batch: ...
+    @_builtins.property
+    def reserve_inodes(self) -> Global___ReserveInodes: ...
+    @_builtins.property
+    def upgrade(self) -> Global___Upgrade: ...
     def __init__(
         self,
         *,
@@ -618,12 +627,15 @@ class Request(_message.Message):
         cancel_lock: Global___CancelLock | None = ...,
         report_replica: Global___ReportReplica | None = ...,
         replace_extents: Global___ReplaceExtents | None = ...,
+        batch: Global___Batch | None = ...,
+        reserve_inodes: Global___ReserveInodes | None = ...,
+        upgrade: Global___Upgrade | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "cancel_lock", b"cancel_lock", "commit_write", b"commit_write", "copy_range", b"copy_range", "fallocate", b"fallocate", "get_attr", b"get_attr", "get_extents", b"get_extents", "get_lock", b"get_lock", "get_xattr", b"get_xattr", "link", b"link", "list_xattr", b"list_xattr", "lookup", b"lookup", "mkdir", b"mkdir", "mknod", b"mknod", "op", b"op", "open", b"open", "plan_write", b"plan_write", "readdir", b"readdir", "readlink", b"readlink", "release", b"release", "remove_xattr", b"remove_xattr", "rename", b"rename", "replace_extents", b"replace_extents", "report_replica", b"report_replica", "rmdir", b"rmdir", "set_attr", b"set_attr", "set_lock", b"set_lock", "set_xattr", b"set_xattr", "statfs", b"statfs", "symlink", b"symlink", "unlink", b"unlink"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "caller", b"caller", "cancel_lock", b"cancel_lock", "commit_write", b"commit_write", "copy_range", b"copy_range", "fallocate", b"fallocate", "get_attr", b"get_attr", "get_extents", b"get_extents", "get_lock", b"get_lock", "get_xattr", b"get_xattr", "link", b"link", "list_xattr", b"list_xattr", "lookup", b"lookup", "mkdir", b"mkdir", "mknod", b"mknod", "op", b"op", "open", b"open", "plan_write", b"plan_write", "readdir", b"readdir", "readlink", b"readlink", "release", b"release", "remove_xattr", b"remove_xattr", "rename", b"rename", "replace_extents", b"replace_extents", "report_replica", b"report_replica", "reserve_inodes", b"reserve_inodes", "rmdir", b"rmdir", "set_attr", b"set_attr", "set_lock", b"set_lock", "set_xattr", b"set_xattr", "statfs", b"statfs", "symlink", b"symlink", "unlink", b"unlink", "upgrade", b"upgrade"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "cancel_lock", b"cancel_lock", "commit_write", b"commit_write", "copy_range", b"copy_range", "fallocate", b"fallocate", "get_attr", b"get_attr", "get_extents", b"get_extents", "get_lock", b"get_lock", "get_xattr", b"get_xattr", "link", b"link", "list_xattr", b"list_xattr", "lookup", b"lookup", "mkdir", b"mkdir", "mknod", b"mknod", "op", b"op", "open", b"open", "plan_write", b"plan_write", "readdir", b"readdir", "readlink", b"readlink", "release", b"release", "remove_xattr", b"remove_xattr", "rename", b"rename", "replace_extents", b"replace_extents", "report_replica", b"report_replica", "rmdir", b"rmdir", "seq", b"seq", "set_attr", b"set_attr", "set_lock", b"set_lock", "set_xattr", b"set_xattr", "statfs", b"statfs", "symlink", b"symlink", "unlink", b"unlink"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "caller", b"caller", "cancel_lock", b"cancel_lock", "commit_write", b"commit_write", "copy_range", b"copy_range", "fallocate", b"fallocate", "get_attr", b"get_attr", "get_extents", b"get_extents", "get_lock", b"get_lock", "get_xattr", b"get_xattr", "link", b"link", "list_xattr", b"list_xattr", "lookup", b"lookup", "mkdir", b"mkdir", "mknod", b"mknod", "op", b"op", "open", b"open", "plan_write", b"plan_write", "readdir", b"readdir", "readlink", b"readlink", "release", b"release", "remove_xattr", b"remove_xattr", "rename", b"rename", "replace_extents", b"replace_extents", "report_replica", b"report_replica", "reserve_inodes", b"reserve_inodes", "rmdir", b"rmdir", "seq", b"seq", "set_attr", b"set_attr", "set_lock", b"set_lock", "set_xattr", b"set_xattr", "statfs", b"statfs", "symlink", b"symlink", "unlink", b"unlink", "upgrade", b"upgrade"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_op: _TypeAlias = _typing.Literal["lookup", "get_attr", "set_attr", "mknod", "mkdir", "unlink", "rmdir", "symlink", "readlink", "link", "rename", "open", "release", "readdir", "statfs", "get_xattr", "set_xattr", "list_xattr", "remove_xattr", "get_extents", "plan_write", "commit_write", "fallocate", "copy_range", "get_lock", "set_lock", "cancel_lock", "report_replica", "replace_extents"]  # noqa: Y015
+    _WhichOneofReturnType_op: _TypeAlias = _typing.Literal["lookup", "get_attr", "set_attr", "mknod", "mkdir", "unlink", "rmdir", "symlink", "readlink", "link", "rename", "open", "release", "readdir", "statfs", "get_xattr", "set_xattr", "list_xattr", "remove_xattr", "get_extents", "plan_write", "commit_write", "fallocate", "copy_range", "get_lock", "set_lock", "cancel_lock", "report_replica", "replace_extents", "batch", "reserve_inodes", "upgrade"]  # noqa: Y015
     _WhichOneofArgType_op: _TypeAlias = _typing.Literal["op", b"op"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_op) -> _WhichOneofReturnType_op | None: ...
 
@@ -650,6 +662,9 @@ class Reply(_message.Message):
     COMMIT_WRITE_FIELD_NUMBER: _builtins.int
     COPY_RANGE_FIELD_NUMBER: _builtins.int
     LOCK_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
+    RESERVE_INODES_FIELD_NUMBER: _builtins.int
+    UPGRADE_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     error: _common_pb2.ErrorCode.ValueType
     detail: _builtins.str
@@ -692,6 +707,12 @@ class Reply(_message.Message):
     def copy_range(self) -> Global___CopyRangeReply: ...
     @_builtins.property
     def lock(self) -> Global___LockReply: ...
+    @_builtins.property
+    def batch(self) -> Global___BatchReply: ...
+    @_builtins.property
+    def reserve_inodes(self) -> Global___ReserveInodesReply: ...
+    @_builtins.property
+    def upgrade(self) -> Global___UpgradeReply: ...
     def __init__(
         self,
         *,
@@ -712,12 +733,15 @@ class Reply(_message.Message):
         commit_write: Global___CommitWriteReply | None = ...,
         copy_range: Global___CopyRangeReply | None = ...,
         lock: Global___LockReply | None = ...,
+        batch: Global___BatchReply | None = ...,
+        reserve_inodes: Global___ReserveInodesReply | None = ...,
+        upgrade: Global___UpgradeReply | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attr", b"attr", "commit_write", b"commit_write", "copy_range", b"copy_range", "entry", b"entry", "extents", b"extents", "lock", b"lock", "open", b"open", "plan_write", b"plan_write", "readdir", b"readdir", "readlink", b"readlink", "remove", b"remove", "rename", b"rename", "result", b"result", "statfs", b"statfs", "xattr", b"xattr"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attr", b"attr", "batch", b"batch", "commit_write", b"commit_write", "copy_range", b"copy_range", "entry", b"entry", "extents", b"extents", "lock", b"lock", "open", b"open", "plan_write", b"plan_write", "readdir", b"readdir", "readlink", b"readlink", "remove", b"remove", "rename", b"rename", "reserve_inodes", b"reserve_inodes", "result", b"result", "statfs", b"statfs", "upgrade", b"upgrade", "xattr", b"xattr"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attr", b"attr", "commit_write", b"commit_write", "copy_range", b"copy_range", "detail", b"detail", "entry", b"entry", "error", b"error", "extents", b"extents", "lock", b"lock", "open", b"open", "plan_write", b"plan_write", "readdir", b"readdir", "readlink", b"readlink", "remove", b"remove", "rename", b"rename", "result", b"result", "seq", b"seq", "statfs", b"statfs", "xattr", b"xattr"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attr", b"attr", "batch", b"batch", "commit_write", b"commit_write", "copy_range", b"copy_range", "detail", b"detail", "entry", b"entry", "error", b"error", "extents", b"extents", "lock", b"lock", "open", b"open", "plan_write", b"plan_write", "readdir", b"readdir", "readlink", b"readlink", "remove", b"remove", "rename", b"rename", "reserve_inodes", b"reserve_inodes", "result", b"result", "seq", b"seq", "statfs", b"statfs", "upgrade", b"upgrade", "xattr", b"xattr"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["entry", "attr", "remove", "readlink", "rename", "open", "readdir", "statfs", "xattr", "extents", "plan_write", "commit_write", "copy_range", "lock"]  # noqa: Y015
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["entry", "attr", "remove", "readlink", "rename", "open", "readdir", "statfs", "xattr", "extents", "plan_write", "commit_write", "copy_range", "lock", "batch", "reserve_inodes", "upgrade"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 
@@ -1944,6 +1968,269 @@ class ReportReplica(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReportReplica: _TypeAlias = ReportReplica  # noqa: Y015
+
+@_typing.final
+class Batch(_message.Message):
+    """---------------------------------------------------------------- changes under WRITE leases
+    docs/internals/leases.md
+
+    Changes that the session has made in its own memory, in their order. It holds the WRITE lease on every inode that
+    they touch, so nobody is asked for anything. Entries are run in order, each whole or not at all.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchEntry]: ...
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[Global___BatchEntry] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Batch: _TypeAlias = Batch  # noqa: Y015
+
+@_typing.final
+class BatchEntry(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLER_FIELD_NUMBER: _builtins.int
+    NOW_NS_FIELD_NUMBER: _builtins.int
+    NEW_INO_FIELD_NUMBER: _builtins.int
+    TOUCHES_FIELD_NUMBER: _builtins.int
+    MKNOD_FIELD_NUMBER: _builtins.int
+    MKDIR_FIELD_NUMBER: _builtins.int
+    UNLINK_FIELD_NUMBER: _builtins.int
+    RMDIR_FIELD_NUMBER: _builtins.int
+    SYMLINK_FIELD_NUMBER: _builtins.int
+    LINK_FIELD_NUMBER: _builtins.int
+    RENAME_FIELD_NUMBER: _builtins.int
+    SET_ATTR_FIELD_NUMBER: _builtins.int
+    COMMIT_WRITE_FIELD_NUMBER: _builtins.int
+    now_ns: _builtins.int
+    """when it happened, by the client's clock"""
+    new_ino: _builtins.int
+    """of what it makes: a number from ReserveInodes"""
+    @_builtins.property
+    def caller(self) -> Global___Caller: ...
+    @_builtins.property
+    def touches(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """every inode that it changes, new_ino not among them"""
+
+    @_builtins.property
+    def mknod(self) -> Global___MkNod: ...
+    @_builtins.property
+    def mkdir(self) -> Global___MkDir: ...
+    @_builtins.property
+    def unlink(self) -> Global___Unlink: ...
+    @_builtins.property
+    def rmdir(self) -> Global___RmDir: ...
+    @_builtins.property
+    def symlink(self) -> Global___Symlink: ...
+    @_builtins.property
+    def link(self) -> Global___Link: ...
+    @_builtins.property
+    def rename(self) -> Global___Rename: ...
+    @_builtins.property
+    def set_attr(self) -> Global___SetAttr:
+        """never a size"""
+
+    @_builtins.property
+    def commit_write(self) -> Global___CommitWrite: ...
+    def __init__(
+        self,
+        *,
+        caller: Global___Caller | None = ...,
+        now_ns: _builtins.int = ...,
+        new_ino: _builtins.int = ...,
+        touches: _abc.Iterable[_builtins.int] | None = ...,
+        mknod: Global___MkNod | None = ...,
+        mkdir: Global___MkDir | None = ...,
+        unlink: Global___Unlink | None = ...,
+        rmdir: Global___RmDir | None = ...,
+        symlink: Global___Symlink | None = ...,
+        link: Global___Link | None = ...,
+        rename: Global___Rename | None = ...,
+        set_attr: Global___SetAttr | None = ...,
+        commit_write: Global___CommitWrite | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "commit_write", b"commit_write", "link", b"link", "mkdir", b"mkdir", "mknod", b"mknod", "op", b"op", "rename", b"rename", "rmdir", b"rmdir", "set_attr", b"set_attr", "symlink", b"symlink", "unlink", b"unlink"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "commit_write", b"commit_write", "link", b"link", "mkdir", b"mkdir", "mknod", b"mknod", "new_ino", b"new_ino", "now_ns", b"now_ns", "op", b"op", "rename", b"rename", "rmdir", b"rmdir", "set_attr", b"set_attr", "symlink", b"symlink", "touches", b"touches", "unlink", b"unlink"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_op: _TypeAlias = _typing.Literal["mknod", "mkdir", "unlink", "rmdir", "symlink", "link", "rename", "set_attr", "commit_write"]  # noqa: Y015
+    _WhichOneofArgType_op: _TypeAlias = _typing.Literal["op", b"op"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_op) -> _WhichOneofReturnType_op | None: ...
+
+Global___BatchEntry: _TypeAlias = BatchEntry  # noqa: Y015
+
+@_typing.final
+class BatchReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXECUTED_FIELD_NUMBER: _builtins.int
+    RESULTS_FIELD_NUMBER: _builtins.int
+    executed: _builtins.int
+    """entries from the first on; the rest did not fit and is to be sent again"""
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchResult]:
+        """of entries that failed, and of every commit_write"""
+
+    def __init__(
+        self,
+        *,
+        executed: _builtins.int = ...,
+        results: _abc.Iterable[Global___BatchResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["executed", b"executed", "results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchReply: _TypeAlias = BatchReply  # noqa: Y015
+
+@_typing.final
+class BatchResult(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    ALLOCATED_BYTES_FIELD_NUMBER: _builtins.int
+    MOST_SLICES_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """of the entry"""
+    error: _common_pb2.ErrorCode.ValueType
+    detail: _builtins.str
+    allocated_bytes: _builtins.int
+    """of the file, after commit_write"""
+    most_slices: _builtins.int
+    """as in CommitWriteReply"""
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        error: _common_pb2.ErrorCode.ValueType = ...,
+        detail: _builtins.str = ...,
+        allocated_bytes: _builtins.int = ...,
+        most_slices: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocated_bytes", b"allocated_bytes", "detail", b"detail", "error", b"error", "index", b"index", "most_slices", b"most_slices"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchResult: _TypeAlias = BatchResult  # noqa: Y015
+
+@_typing.final
+class ReserveInodes(_message.Message):
+    """Inode numbers that only this session may use, in Batch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReserveInodes: _TypeAlias = ReserveInodes  # noqa: Y015
+
+@_typing.final
+class ReserveInodesReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    first: _builtins.int
+    count: _builtins.int
+    def __init__(
+        self,
+        *,
+        first: _builtins.int = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "first", b"first"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReserveInodesReply: _TypeAlias = ReserveInodesReply  # noqa: Y015
+
+@_typing.final
+class Upgrade(_message.Message):
+    """Ask for the WRITE lease on a directory, and on children (already known to the session) that nobody else holds.
+    Other holders of the directory are recalled unless it changes hands too often; holders of children never are.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIRECTORY_FIELD_NUMBER: _builtins.int
+    CHILDREN_FIELD_NUMBER: _builtins.int
+    directory: _builtins.int
+    @_builtins.property
+    def children(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        directory: _builtins.int = ...,
+        children: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["children", b"children", "directory", b"directory"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Upgrade: _TypeAlias = Upgrade  # noqa: Y015
+
+@_typing.final
+class UpgradeReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GRANTED_FIELD_NUMBER: _builtins.int
+    ATTR_FIELD_NUMBER: _builtins.int
+    CHILDREN_FIELD_NUMBER: _builtins.int
+    granted: _builtins.bool
+    """the WRITE lease on the directory"""
+    @_builtins.property
+    def attr(self) -> _common_pb2.Attr:
+        """of the directory, when granted"""
+
+    @_builtins.property
+    def children(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """WRITE leases"""
+
+    def __init__(
+        self,
+        *,
+        granted: _builtins.bool = ...,
+        attr: _common_pb2.Attr | None = ...,
+        children: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attr", b"attr"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attr", b"attr", "children", b"children", "granted", b"granted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpgradeReply: _TypeAlias = UpgradeReply  # noqa: Y015
 
 @_typing.final
 class LockRange(_message.Message):
