@@ -137,6 +137,7 @@ def test_an_unknown_replica_costs_an_error_that_names_the_holders(tmp_path: Path
 def test_a_replica_that_stopped_is_dropped_and_found_again(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with coordinator() as (fake, address), datanode(tmp_path / "1", address) as primary:
+            await fake.until(lambda: primary.membership.node == 1)  # numbers go by order of arrival
             async with datanode(tmp_path / "2", address) as replica:
                 await fake.until(lambda: primary.membership.peer(2) is not None)
                 async with Client(primary.address) as client:
