@@ -449,3 +449,17 @@ def test_records_survive_coding() -> None:
     assert records.decode_slices(records.encode_slices(slices)) == slices
     entry = records.Dentry(1 << 60, 8)
     assert records.Dentry.decode(entry.encode()) == entry
+
+
+def test_a_listing_tells_where_the_bytes_of_small_files_are(fs: Namespace) -> None:
+    small, hole, large = fs.create(b"small"), fs.create(b"hole"), fs.create(b"large")
+    fragmented(fs, b"fragmented", 9)
+    fs.mkdir(b"directory")
+    fs.commit(small, 0, b"some bytes")
+    fs.commit(large, 0, bytes(5000))
+    fs.run(pb.SetAttr(ino=hole, size=100))
+    reply: pb.ReadDirReply = fs.run(pb.ReadDir(ino=ROOT, small_file_bytes=4096))
+    located = {entry.name: list(entry.slices) for entry in reply.entries if entry.located}
+    assert located == {b"small": fs.slices(small), b"hole": []}
+    plain: pb.ReadDirReply = fs.run(pb.ReadDir(ino=ROOT))
+    assert not any(entry.located or entry.slices for entry in plain.entries)

@@ -1309,20 +1309,24 @@ class ReadDir(_message.Message):
     INO_FIELD_NUMBER: _builtins.int
     AFTER_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
+    SMALL_FILE_BYTES_FIELD_NUMBER: _builtins.int
     ino: _builtins.int
     after: _builtins.bytes
     """names greater than this one; empty: from the start"""
     limit: _builtins.int
+    small_file_bytes: _builtins.int
+    """tell where the bytes of regular files up to this size are; 0: of none"""
     def __init__(
         self,
         *,
         ino: _builtins.int = ...,
         after: _builtins.bytes = ...,
         limit: _builtins.int = ...,
+        small_file_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "ino", b"ino", "limit", b"limit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "ino", b"ino", "limit", b"limit", "small_file_bytes", b"small_file_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1370,20 +1374,28 @@ class DirEntry(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     ATTR_FIELD_NUMBER: _builtins.int
     LEASE_FIELD_NUMBER: _builtins.int
+    LOCATED_FIELD_NUMBER: _builtins.int
+    SLICES_FIELD_NUMBER: _builtins.int
     name: _builtins.bytes
     lease: Global___LeaseKind.ValueType
+    located: _builtins.bool
+    """`slices` are all there is in the file's first block"""
     @_builtins.property
     def attr(self) -> _common_pb2.Attr: ...
+    @_builtins.property
+    def slices(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Slice]: ...
     def __init__(
         self,
         *,
         name: _builtins.bytes = ...,
         attr: _common_pb2.Attr | None = ...,
         lease: Global___LeaseKind.ValueType = ...,
+        located: _builtins.bool = ...,
+        slices: _abc.Iterable[_common_pb2.Slice] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attr", b"attr"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attr", b"attr", "lease", b"lease", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attr", b"attr", "lease", b"lease", "located", b"located", "name", b"name", "slices", b"slices"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,9 +1,12 @@
-"""readdir: a part of a directory's entries, with their attributes."""
+"""readdir: a part of a directory's entries, with their attributes and where the bytes of small files are."""
 
-from cairnfs.base.limits import READDIR_LIMIT_MAX
+import stat
+
+from cairnfs.base.limits import BLOCK_BYTES, READDIR_FILE_SLICES_MAX, READDIR_LIMIT_MAX
 from cairnfs.coordinator import keys
 from cairnfs.coordinator.namespace import tree
 from cairnfs.coordinator.namespace.operation import Env, OperationSpec
+from cairnfs.coordinator.namespace.ops.get_extents import read_extents
 from cairnfs.coordinator.records import Dentry
 from cairnfs.engine.interface import ReadTransaction
 from cairnfs.rpc.v1 import metadata_pb2 as pb
@@ -12,11 +15,12 @@ from cairnfs.rpc.v1 import metadata_pb2 as pb
 def run(txn: ReadTransaction, op: pb.ReadDir, _env: Env) -> pb.ReadDirReply:
     """Up to `limit` entries (0 or too many: READDIR_LIMIT_MAX) behind `after`, without "." and "..".
 
-    An entry whose inode is missing is left out (fsck tells of it). Raises CairnError NOT_FOUND,
-    NOT_DIRECTORY.
+    An entry whose inode is missing is left out (fsck tells of it). A small file in many pieces is not
+    located. Raises CairnError NOT_FOUND, NOT_DIRECTORY.
     """
     directory = tree.load_directory(txn, op.ino)
     limit = min(op.limit or READDIR_LIMIT_MAX, READDIR_LIMIT_MAX)
+    small_bytes = min(op.small_file_bytes, BLOCK_BYTES) or -1
     pairs = list(txn.scan(*keys.dentry_range(op.ino, op.after), limit=limit + 1))
     entries: list[pb.DirEntry] = []
     for key, value in pairs[:limit]:
@@ -24,7 +28,16 @@ def run(txn: ReadTransaction, op: pb.ReadDir, _env: Env) -> pb.ReadDirReply:
         inode = tree.find_inode(txn, ino)
         if inode is not None:
             entries.append(pb.DirEntry(name=keys.dentry_name(key), attr=inode.to_attr(ino)))
+            if stat.S_ISREG(inode.mode) and inode.size <= small_bytes:
+                _locate(txn, entries[-1])
     return pb.ReadDirReply(entries=entries, end=len(pairs) <= limit, attr=directory.to_attr(op.ino))
+
+
+def _locate(txn: ReadTransaction, entry: pb.DirEntry) -> None:
+    slices = read_extents(txn, entry.attr.ino, 0, BLOCK_BYTES).slices
+    if len(slices) <= READDIR_FILE_SLICES_MAX:
+        entry.located = True
+        entry.slices.extend(slices)
 
 
 SPEC = OperationSpec("readdir", "readdir", run)
