@@ -3,6 +3,7 @@
 import random
 import subprocess
 import sys
+import threading
 import uuid
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
@@ -181,3 +182,13 @@ async def test_a_datanode_that_crashes_ends_its_streams() -> None:
                 assert caught.value.code == common_pb2.ERROR_CODE_UNAVAILABLE
     finally:
         datanode.stop()
+
+
+async def test_the_wire_leaves_no_thread() -> None:
+    async with open_wire() as wire:
+        node = common_pb2.NodeInfo(node=1, address="127.0.0.1:1")
+        stream = GrpcChunkTransport(wire, _HOST).open_retrieve(node)
+        assert any(thread.name == "cairnfs-wire" for thread in threading.enumerate())
+    with pytest.raises(CairnError):
+        await stream.receive()
+    assert not any(thread.name == "cairnfs-wire" for thread in threading.enumerate())

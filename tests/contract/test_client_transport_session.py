@@ -1,8 +1,8 @@
 """What every metadata transport does for a session, in memory and over gRPC on loopback."""
 
+import socket
 import subprocess
 import sys
-import threading
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,11 +12,12 @@ import trio
 
 from cairnfs.base import limits
 from cairnfs.base.errors import CairnError
-from cairnfs.client.grpc_transport import GrpcMetadataTransport
+from cairnfs.client.metadata_transport import Http2MetadataTransport
 from cairnfs.client.session import Session
 from cairnfs.client.session_core import Identity
-from cairnfs.client.transport import MetadataTransport
-from cairnfs.client.wire import open_wire
+from cairnfs.client.transport import MetadataStream, MetadataTransport
+from cairnfs.http2 import connection as http2, frames
+from cairnfs.http2.calls import Status, trailer_fields
 from cairnfs.rpc.v1 import common_pb2, metadata_pb2 as pb
 from tests.unit.client.memory import FakeCoordinator, MemoryMetadataTransport, RecordingListener
 
@@ -43,8 +44,8 @@ async def _transport(
     if kind == "memory":
         yield MemoryMetadataTransport({"c:1": FakeCoordinator()}), "c:1"
     else:
-        async with open_wire() as wire:
-            yield GrpcMetadataTransport(wire), request.getfixturevalue("grpc_address")
+        async with trio.open_nursery() as nursery:
+            yield Http2MetadataTransport(nursery), request.getfixturevalue("grpc_address")
 
 
 both = pytest.mark.parametrize("kind", ["memory", "grpc"])
@@ -148,9 +149,8 @@ async def test_grpc_survives_the_end_of_a_stream(request: pytest.FixtureRequest)
     listener = _ReconnectListener()
     address = request.getfixturevalue("grpc_address")
     async with (
-        open_wire() as wire,
-        Session.open(GrpcMetadataTransport(wire), [address], Identity("h"), listener) as session,
         trio.open_nursery() as nursery,
+        Session.open(Http2MetadataTransport(nursery), [address], Identity("h"), listener) as session,
     ):
         nursery.start_soon(session.call, pb.Lookup(parent=1, name=b"end"))
         await listener.resumed.wait()
@@ -158,17 +158,123 @@ async def test_grpc_survives_the_end_of_a_stream(request: pytest.FixtureRequest)
 
 
 async def test_grpc_reports_an_address_where_nobody_listens() -> None:
-    async with open_wire() as wire:
-        stream = GrpcMetadataTransport(wire).connect("127.0.0.1:1")
+    async with trio.open_nursery() as nursery:
+        stream = Http2MetadataTransport(nursery).connect("127.0.0.1:1")
         with pytest.raises(CairnError, match=r"127\.0\.0\.1:1") as caught:
             await stream.receive()
         assert caught.value.code == common_pb2.ERROR_CODE_UNAVAILABLE
 
 
-async def test_the_wire_leaves_no_thread() -> None:
-    async with open_wire() as wire:
-        stream = GrpcMetadataTransport(wire).connect("127.0.0.1:1")
-        assert any(thread.name == "cairnfs-wire" for thread in threading.enumerate())
-    with pytest.raises(CairnError):
-        await stream.receive()
-    assert not any(thread.name == "cairnfs-wire" for thread in threading.enumerate())
+@pytest.mark.parametrize("kind", ["grpc"])
+async def test_messages_larger_than_every_window_arrive_whole(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    size_bytes = limits.GRPC_MESSAGE_MAX_BYTES // 4  # the trivial coordinator takes no more than 4 MiB
+    async with _session(kind, request) as session, trio.open_nursery() as nursery:
+        for _ in range(4):
+            nursery.start_soon(session.call, pb.SetXattr(ino=1, name=b"n", value=bytes(size_bytes)))
+
+
+async def _listen() -> tuple[trio.SocketListener, str]:
+    [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    return listener, f"127.0.0.1:{listener.socket.getsockname()[1]}"
+
+
+async def test_a_peer_that_does_not_read_gets_everything_later() -> None:
+    listener, address = await _listen()
+    listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
+    text = "x" * 20_000  # all of it is more than the sockets hold
+    sent = [
+        pb.ClientMessage(acknowledged_seq=number, hello=pb.Hello(description=text)) for number in range(500)
+    ]
+    got: list[bytes] = []
+    peer = http2.Connection(is_client=False)
+
+    async def converse(stream: trio.SocketStream) -> None:
+        await stream.send_all(peer.take_output())
+        async for data in stream:
+            for event in peer.feed(bytes(data)):
+                match event:
+                    case http2.Message(_, message):
+                        got.append(message)
+                    case http2.Ended(call):
+                        peer.finish(call, trailer_fields(Status.OK))
+                    case _:
+                        pass
+            await stream.send_all(peer.take_output())
+
+    async with listener, trio.open_nursery() as nursery:
+        stream = Http2MetadataTransport(nursery).connect(address)
+        nursery.start_soon(_receive_until_over, stream)
+        accepted = await listener.accept()
+        stream.send(sent[0])
+        await trio.testing.wait_all_tasks_blocked()
+        await accepted.send_all(peer.take_output())  # opens the window
+        await trio.testing.wait_all_tasks_blocked()
+        for message in sent[1:]:
+            stream.send(message)
+        stream.finish()
+        async with accepted:
+            await converse(accepted)
+    assert got == [message.SerializeToString() for message in sent]
+
+
+async def _receive_until_over(stream: MetadataStream) -> None:
+    try:
+        while True:
+            await stream.receive()
+    except CairnError:
+        stream.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (b"", "the connection was closed"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "broke the rules"),
+        (frames.goaway(1, frames.ErrorCode.NO_ERROR, "going down"), "going down"),
+        (frames.rst_stream(1, frames.ErrorCode.REFUSED_STREAM), "REFUSED_STREAM"),
+        (frames.frame(frames.FrameType.DATA, 0, 1, bytes(4) + b"\x01\xff"), "malformed"),
+        (
+            frames.frame(
+                frames.FrameType.HEADERS,
+                frames.Flag.END_HEADERS | frames.Flag.END_STREAM,
+                1,
+                frames.encode_fields(trailer_fields(Status.UNIMPLEMENTED)),
+            ),
+            "UNIMPLEMENTED",
+        ),
+    ],
+)
+async def test_whatever_a_peer_answers_the_stream_ends_with_a_reason(answer: bytes, reason: str) -> None:
+    listener, address = await _listen()
+    async with listener, trio.open_nursery() as nursery:
+        stream = Http2MetadataTransport(nursery).connect(address)
+
+        async def answer_once() -> None:
+            async with await listener.accept() as accepted:
+                await accepted.receive_some()
+                await accepted.send_all(answer)
+
+        nursery.start_soon(answer_once)
+        with pytest.raises(CairnError, match=reason) as caught:
+            await stream.receive()
+        assert caught.value.code == common_pb2.ERROR_CODE_UNAVAILABLE
+        stream.send(pb.ClientMessage())
+        stream.close()
+
+
+async def test_closing_while_dialling_ends_the_dialling() -> None:
+    listener, address = await _listen()
+    async with listener, trio.open_nursery() as nursery:
+        stream = Http2MetadataTransport(nursery).connect(address)
+        nursery.start_soon(_receive_until_over, stream)
+        await trio.lowlevel.checkpoint()
+        stream.close()
+
+
+async def test_a_name_without_address_is_reported() -> None:
+    async with trio.open_nursery() as nursery:
+        stream = Http2MetadataTransport(nursery).connect("name.invalid:1")
+        with pytest.raises(CairnError, match=r"name\.invalid:1"):
+            await stream.receive()

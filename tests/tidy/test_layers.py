@@ -6,7 +6,7 @@ import pytest
 
 from tests.tidy.sources import ROOT, SOURCE_ROOTS, Source, sources
 
-SHARED = frozenset({"base", "rpc", "bulk"})
+SHARED = frozenset({"base", "rpc", "bulk", "http2"})
 SERVERS = frozenset({"coordinator", "datanode"})
 CLIENT = frozenset({"client", "vfs", "fuse"})
 
@@ -15,6 +15,7 @@ ALLOWED: Mapping[str, frozenset[str]] = {
     "base": frozenset({"rpc"}),
     "rpc": frozenset(),
     "bulk": frozenset({"base", "rpc"}),
+    "http2": frozenset({"base"}),
     "engine": SHARED,
     "coordinator": SHARED | {"engine"},
     "datanode": SHARED,
@@ -35,6 +36,7 @@ CONFINED: Mapping[str, frozenset[str]] = {
     "asyncio": frozenset({"coordinator", "datanode", "client", "rpc"}),  # client: its wire thread
     "uvloop": frozenset({"coordinator", "datanode", "client"}),
     "apsw": frozenset({"engine"}),
+    "hpack": frozenset({"http2"}),
     "typer": frozenset({"cli"}),
 }
 

@@ -1,4 +1,4 @@
-"""The transport seams over gRPC: each stream has a channel of its own, served by the wire thread."""
+"""The chunk transport over gRPC: each stream has a channel of its own, served by the wire thread."""
 
 import asyncio
 from collections import deque
@@ -18,7 +18,7 @@ from cairnfs.client.grpc_reasons import short_reason
 from cairnfs.client.transport import RetrievedFrame
 from cairnfs.client.waiting import Bell
 from cairnfs.client.wire import Wire
-from cairnfs.rpc.v1 import chunks_pb2, common_pb2, metadata_pb2 as pb
+from cairnfs.rpc.v1 import chunks_pb2, common_pb2
 
 _log = get_logger(__name__)
 
@@ -185,11 +185,6 @@ def _open_call(channel: Any, path: str) -> Any:
     return channel.stream_stream(path)()
 
 
-_SESSION: Final[_Method[pb.ClientMessage, pb.ServerMessage]] = _Method(
-    "/cairnfs.rpc.v1.Metadata/Session", pb.ClientMessage.SerializeToString, pb.ServerMessage.FromString
-)
-
-
 def _encode_frame(frame: ChunkFrame) -> bytes:
     frame.crc32c = crc32c(frame.data)
     return encode_chunk_data(frame)
@@ -216,17 +211,6 @@ _RETRIEVE: Final[_Method[chunks_pb2.RetrieveChunkRequest, RetrievedFrame]] = _Me
     chunks_pb2.RetrieveChunkRequest.SerializeToString,
     _decode_frame,
 )
-
-
-class GrpcMetadataTransport:
-    """`MetadataTransport` over gRPC."""
-
-    def __init__(self, wire: Wire) -> None:
-        self._wire = wire
-
-    def connect(self, address: str) -> _GrpcStream[pb.ClientMessage, pb.ServerMessage]:
-        """See `MetadataTransport.connect`."""
-        return _GrpcStream(self._wire, address, _SESSION)
 
 
 class GrpcChunkTransport:

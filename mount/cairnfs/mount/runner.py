@@ -18,7 +18,8 @@ from cairnfs.base.ids import host_id
 from cairnfs.base.logs import LogFormat, configure_logging, get_logger
 from cairnfs.base.settings import MountSettings
 from cairnfs.client.chunks import ChunkClient
-from cairnfs.client.grpc_transport import GrpcChunkTransport, GrpcMetadataTransport
+from cairnfs.client.grpc_transport import GrpcChunkTransport
+from cairnfs.client.metadata_transport import Http2MetadataTransport
 from cairnfs.client.session import Session
 from cairnfs.client.session_core import Identity
 from cairnfs.client.wire import open_wire
@@ -119,7 +120,7 @@ async def _file_system(
         sync_on_close=options.sync,
     )
     async with open_wire() as wire, trio.open_nursery() as nursery:
-        session = Session(GrpcMetadataTransport(wire), settings.coordinators.split(","), identity)
+        session = Session(Http2MetadataTransport(nursery), settings.coordinators.split(","), identity)
         async with ChunkClient.open(session, GrpcChunkTransport(wire, host), host) as chunks:
             vfs = VFS(session, chunks, notifier, nursery, policy)
             await nursery.start(session.run, vfs.events, limits.MOUNT_CONNECT_S)

@@ -61,6 +61,16 @@ REPLIES_PURGED_AT_ONCE: Final = 256
 COMMIT_SLICES_MAX: Final = 256
 PLAN_CHUNKS_MAX: Final = 256
 
+# ------------------------------------------------------------------ HTTP/2, as we speak it ourselves
+HTTP2_WINDOW_BYTES: Final = 1_024 * MIB  # what arrives is handled at once: who reads no more is held by TCP
+HTTP2_FRAME_MAX_BYTES: Final = FRAME_MAX_BYTES + 64 * KIB  # of what we are sent
+HTTP2_STREAMS_MAX: Final = 1_024  # at a time, of one connection
+HTTP2_FIELDS_MAX_BYTES: Final = 32 * KIB  # of one header block
+HTTP2_QUEUED_MESSAGES: Final = 64  # of one call, not yet taken by its handler, before reading stops
+HTTP2_SEND_BUFFER_BYTES: Final = 1 * MIB  # not yet taken by the kernel, before calls are held back
+HTTP2_KEEPALIVE_S: Final = 10.0  # of silence, until the peer's kernel is asked whether it lives
+HTTP2_CONNECT_S: Final = 2.0  # for one attempt to connect
+
 # ------------------------------------------------------------------ time
 LEASE_S: Final = 10.0
 RECALL_MAX_S: Final = 30.0  # a recall is answered within LEASE_S, or this while data is being saved for it
@@ -158,6 +168,8 @@ assert FRAME_MAX_BYTES % CHECKSUM_BLOCK_BYTES == 0
 assert PACK_CHUNK_MAX_BYTES < CHUNK_MAX_BYTES < PACK_FILE_MAX_BYTES
 assert REPLICATION_WINDOW_BYTES >= CHUNK_MAX_BYTES
 assert GRPC_MESSAGE_MAX_BYTES > FRAME_MAX_BYTES + 64 * KIB
+assert GRPC_MESSAGE_MAX_BYTES < HTTP2_WINDOW_BYTES < 1 << 31
+assert FRAME_MAX_BYTES < HTTP2_FRAME_MAX_BYTES < 1 << 24
 assert SLICES_COMPACT < SLICES_MAX
 assert SLICES_MAX * 64 < VALUE_MAX_BYTES
 assert XATTR_VALUE_MAX_BYTES < VALUE_MAX_BYTES
@@ -179,6 +191,7 @@ assert PEER_QUEUE_MAX_BYTES > REPLICATION_WINDOW_BYTES
 assert REPLICA_PROGRESS_S < RPC_DEADLINE_S < TRANSFER_IDLE_S
 assert REPORT_PAGE_CHUNKS * 64 < GRPC_MESSAGE_MAX_BYTES
 assert SESSION_HEARTBEAT_S * 2 < SESSION_SILENCE_S < CLIENT_DOUBT_S
+assert HTTP2_CONNECT_S < WELCOME_DEADLINE_S
 assert RECONNECT_MIN_S < RECONNECT_MAX_S < LEASE_S - CLIENT_DOUBT_S
 assert TRANSFER_PROGRESS_S < TRANSFER_DEADLINE_S < GARBAGE_GRACE_S
 assert HEDGE_MIN_S < HEDGE_MAX_S < TRANSFER_PROGRESS_S
