@@ -1,6 +1,7 @@
 """What every chunk store must do, on disk and in memory."""
 
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from cairnfs.base import limits
 from cairnfs.base.errors import CairnError
 from cairnfs.datanode.store.checksums import BlockChecksums
-from cairnfs.datanode.store.interface import ChunkStore, SmallChunk
+from cairnfs.datanode.store.interface import ChunkLocation, ChunkStore, SmallChunk
 from cairnfs.datanode.store.local import LocalChunkStore
 from cairnfs.datanode.store.memory import MemoryChunkStore
 from cairnfs.rpc.v1 import common_pb2 as pb
@@ -237,3 +238,39 @@ def test_a_full_store_says_so_and_stays_as_it_was(
     assert full.usage().used_bytes == used
     assert get(full, first) == content(LARGE, 1)
     full.close()
+
+
+def located(location: ChunkLocation, descriptor: int | None = None) -> bytes:
+    """The bytes at a location, read by its own descriptor (closed here) or by another of the same file."""
+    if location.descriptor is not None:
+        with open(location.descriptor, "rb") as file:
+            return os.pread(file.fileno(), location.length, location.position)
+    assert descriptor is not None
+    return os.pread(descriptor, location.length, location.position)
+
+
+@pytest.mark.parametrize("size", [1, 65_536, SMALL, limits.PACK_CHUNK_MAX_BYTES, LARGE])
+def test_a_located_chunk_is_read_from_its_descriptor(store: ChunkStore, size: int) -> None:
+    put(store, content(777))
+    data = content(size, 5)
+    location = store.locate(put(store, data))
+    assert location.length == size
+    assert list(location.block_checksums) == checksums(data)
+    assert location.descriptor is not None
+    assert located(location) == data
+
+
+def test_only_stored_chunks_are_located(store: ChunkStore) -> None:
+    with pytest.raises(CairnError) as caught:
+        store.locate(bytes(32))
+    assert code_of(caught) == pb.ERROR_CODE_NOT_FOUND
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+def test_a_descriptor_outlives_the_deletion_of_its_chunk(store: ChunkStore, size: int) -> None:
+    data = content(size)
+    chunk_id = put(store, data)
+    location = store.locate(chunk_id)
+    assert store.delete([chunk_id], store.seq, store.boot) == []
+    store.maintain()
+    assert located(location) == data

@@ -1,5 +1,6 @@
 """What a chunk store on disk must survive: damage, torn ends, full disks, and being killed."""
 
+import fcntl
 import hashlib
 import os
 import signal
@@ -16,7 +17,7 @@ from cairnfs.datanode.store.local import LocalChunkStore
 from cairnfs.datanode.store.packed import PackPlace
 from cairnfs.datanode.store.packs import record_bytes
 from cairnfs.rpc.v1 import common_pb2 as pb
-from tests.contract.test_chunk_store import LARGE, SMALL, content, get, put
+from tests.contract.test_chunk_store import LARGE, SMALL, content, get, located, put
 
 
 def reopened(store: LocalChunkStore, root: Path) -> LocalChunkStore:
@@ -280,4 +281,68 @@ def test_packs_are_closed_when_they_are_large(tmp_path: Path, monkeypatch: pytes
     store = reopened(store, tmp_path)
     for seed, chunk_id in enumerate(chunks):
         assert get(store, chunk_id) == content(SMALL, seed)
+    store.close()
+
+
+def test_descriptors_for_others_cannot_write(tmp_path: Path) -> None:
+    store = LocalChunkStore(tmp_path)
+    for size in (SMALL, LARGE):
+        location = store.locate(put(store, content(size)))
+        assert location.descriptor is not None
+        with open(location.descriptor, "rb") as file:
+            assert fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
+    store.close()
+
+
+def test_a_pack_that_is_held_comes_without_a_descriptor(tmp_path: Path) -> None:
+    store = LocalChunkStore(tmp_path)
+    first, second = store.locate(put(store, content(10))), put(store, content(20))
+    again = store.locate(second, held_packs=[first.pack])
+    assert again.pack == first.pack != 0
+    assert again.descriptor is None
+    with open(first.descriptor or 0, "rb") as file:
+        assert located(again, file.fileno()) == content(20)
+    store.close()
+
+
+def test_neighbours_are_the_live_chunks_that_follow_in_the_pack(tmp_path: Path) -> None:
+    store = LocalChunkStore(tmp_path)
+    chunk_ids = [put(store, content(5_000, seed)) for seed in range(20)]
+    store.delete(chunk_ids[3:5], store.seq, store.boot)
+    found = store.locate_neighbours(chunk_ids[2])
+    assert [location.chunk_id for location in found] == chunk_ids[5:16], "those within LOCATE_AHEAD_BYTES"
+    alone = store.locate(chunk_ids[2])
+    with open(alone.descriptor or 0, "rb") as file:
+        assert [located(each, file.fileno()) for each in found] == [content(5_000, n) for n in range(5, 16)]
+    assert store.locate_neighbours(chunk_ids[-1]) == []
+    assert store.locate_neighbours(put(store, content(LARGE))) == []
+    store.close()
+
+
+def test_a_descriptor_outlives_the_compaction_of_its_pack(tmp_path: Path) -> None:
+    store = LocalChunkStore(tmp_path)
+    kept, *gone = [put(store, content(SMALL, seed)) for seed in range(4)]
+    before = store.locate(kept)
+    store.delete(gone, store.seq, store.boot)
+    assert store.maintain() > 0
+    after = store.locate(kept, held_packs=[before.pack])
+    assert after.pack != before.pack
+    assert located(before) == located(after) == content(SMALL)
+    store.close()
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+def test_a_chunk_found_damaged_is_not_located(tmp_path: Path, size: int) -> None:
+    store = LocalChunkStore(tmp_path)
+    chunk_id = put(store, content(size))
+    flip(newest_pack(tmp_path) if size == SMALL else chunk_file(tmp_path, chunk_id), 70_000)
+    location = store.locate(chunk_id)
+    assert located(location) != content(size), "its checksums tell the reader"
+    with pytest.raises(CairnError):
+        store.verify(chunk_id)
+    with pytest.raises(CairnError) as caught:
+        store.locate(chunk_id)
+    assert caught.value.code == pb.ERROR_CODE_CORRUPT
+    put(store, content(size))
+    assert located(store.locate(chunk_id)) == content(size)
     store.close()

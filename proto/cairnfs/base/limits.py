@@ -60,6 +60,9 @@ OPEN_RECALL_ROUNDS_MAX: Final = 3  # then a file opened for writing is shared wi
 REPLIES_PURGED_AT_ONCE: Final = 256
 COMMIT_SLICES_MAX: Final = 256
 PLAN_CHUNKS_MAX: Final = 256
+BATCH_ENTRIES_MAX: Final = 512
+BATCH_DETAIL_MAX_BYTES: Final = 64  # why an entry failed
+CONTENDED_DIRECTORIES_MAX: Final = 4_096  # remembered for having lost their WRITE lease lately
 
 # ------------------------------------------------------------------ HTTP/2, as we speak it ourselves
 HTTP2_WINDOW_BYTES: Final = 1_024 * MIB  # what arrives is handled at once: who reads no more is held by TCP
@@ -141,7 +144,21 @@ VERIFY_CHUNKS_MAX: Final = 256  # of one task
 COPY_WINDOW_BYTES: Final = 2 * MIB  # of one chunk, read and not yet acknowledged by a target
 MAINTAIN_S: Final = 30.0  # between looks for packs to compact
 SCRUB_PAUSE_S: Final = 60.0  # between two passes over all chunks
+LOCAL_CONNECTIONS_MAX: Final = 256  # clients of this host that read chunk files themselves
 COORDINATOR_RETRY_S: Final = 1.0  # pause after every coordinator of the list has failed
+
+# ------------------------------------------------------------------ changes under WRITE leases
+JOURNAL_MAX_ENTRIES: Final = (
+    4_096  # changes of one mount that are not settled; more are made at the coordinator
+)
+JOURNAL_BATCH_ENTRIES: Final = 256  # sent in one message
+JOURNAL_BATCH_MAX_BYTES: Final = 256 * KIB  # about, and at least one entry
+JOURNAL_AGE_S: Final = 0.5  # an entry is sent after so long, if nobody waits for it before
+UPGRADE_WINDOW_S: Final = 2.0  # two changes of a directory within it: ask for its WRITE lease
+UPGRADE_PAUSE_MIN_S: Final = 1.0  # after a refusal, doubled up to the next
+UPGRADE_PAUSE_MAX_S: Final = 30.0
+UPGRADE_CHILDREN_MAX: Final = 4_096  # leases asked for along with a directory's
+INODES_RESERVED_AT_ONCE: Final = 1_024
 
 # ------------------------------------------------------------------ client memory
 DIRTY_MAX_BYTES: Final = 192 * MIB
@@ -149,6 +166,31 @@ READ_CACHE_MAX_BYTES: Final = 128 * MIB
 RETRIEVE_WINDOW_BYTES: Final = 64 * MIB  # asked for and not yet arrived, all datanodes together
 HASH_INLINE_MAX_BYTES: Final = 64 * KIB  # hashing less is cheaper than handing it to a thread
 SESSION_INBOX_MESSAGES: Final = 256  # received and not yet handled, before reading stops
+
+# ------------------------------------------------------------------ reading chunk files of this host
+LOCATE_CHUNKS_MAX: Final = 64  # places one request asks for; each may bring a descriptor
+LOCATE_AHEAD_CHUNKS_MAX: Final = 128  # places of neighbours in packs that come along with a reply
+LOCATE_AHEAD_BYTES: Final = 64 * KIB  # of a pack, looked through for neighbours of one chunk
+LOCATE_MESSAGE_MAX_BYTES: Final = 64 * KIB
+LOCAL_FILES_MAX: Final = 1_024  # descriptors one client holds; a quarter of what it may open, if that is less
+LOCAL_PLACES_MAX: Final = 16_384
+LOCAL_FILE_MAX_S: Final = 60.0  # a descriptor is used for so long, then its disk space may be wanted
+LOCAL_RETRY_S: Final = 5.0  # pause before a side socket that failed is tried again
+LOCAL_THREADS: Final = 4
+LOCAL_INLINE_MAX_BYTES: Final = 256 * KIB  # read at once when the kernel has the pages; more by a thread
+
+# ------------------------------------------------------------------ reading ahead
+READ_AHEAD_MAX_BYTES: Final = 32 * MIB  # fetched ahead of one reader
+READ_AHEAD_STREAMS_MAX: Final = 4  # followed in one open file
+EXTENT_BLOCKS_AHEAD: Final = 256  # located in one request ahead of a reader
+PREFETCH_FILE_MAX_BYTES: Final = 256 * KIB  # a small file: fetched because its neighbours are read
+PREFETCH_FIRST_BYTES: Final = 256 * KIB  # of neighbours, before it is known whether they are wanted
+PREFETCH_UNUSED_MAX_BYTES: Final = 16 * MIB  # of one directory's files, fetched and not yet read
+PREFETCH_CONCURRENT_MAX: Final = 32  # small files fetched at a time
+WALKS_MAX: Final = 64  # directories whose use is watched
+WALK_LISTING_MAX: Final = 16_384  # entries of one of them that are remembered in order
+WALK_UNUSED_ENTRIES_MAX: Final = 4_096  # of one directory, fetched and not yet looked up
+WALK_UNUSED_LISTINGS_MAX: Final = 64  # of directories, fetched and not yet visited
 
 # ------------------------------------------------------------------ mounts
 FUSE_DEADLINE_S: Final = 90.0  # for one file system call, whatever happens
@@ -185,6 +227,14 @@ assert LEASE_S < RECALL_MAX_S <= RPC_DEADLINE_S
 assert REPLIES_PURGED_AT_ONCE + 1 < TRANSACTION_MAX_KEYS
 assert LEASES_RECALLED_AT_ONCE < LEASES_PER_SESSION_MAX
 assert DIRTY_AGE_MAX_S < LEASE_S
+assert JOURNAL_AGE_S < DIRTY_AGE_MAX_S / 2
+assert JOURNAL_BATCH_ENTRIES * 4 <= JOURNAL_MAX_ENTRIES
+assert JOURNAL_BATCH_MAX_BYTES * 4 < GRPC_MESSAGE_MAX_BYTES
+assert JOURNAL_BATCH_ENTRIES <= BATCH_ENTRIES_MAX
+assert BATCH_ENTRIES_MAX * (BATCH_DETAIL_MAX_BYTES + 48) < VALUE_MAX_BYTES  # the recorded reply
+assert STEP_VALUES_MAX_BYTES + 6 * VALUE_MAX_BYTES < TRANSACTION_MAX_BYTES  # and a batch's recorded reply
+assert UPGRADE_PAUSE_MIN_S < UPGRADE_PAUSE_MAX_S
+assert INODES_RESERVED_AT_ONCE <= ID_RANGE
 assert PACK_CHUNK_MAX_BYTES <= FRAME_MAX_BYTES  # a small chunk may travel in one frame
 assert STORE_BATCH_MAX_BYTES >= FRAME_MAX_BYTES
 assert PEER_QUEUE_MAX_BYTES > REPLICATION_WINDOW_BYTES
@@ -200,5 +250,18 @@ assert COPIES_PER_NODE_MAX < TASKS_PER_HEARTBEAT_MAX
 assert COPIES_PER_NODE_MAX_BYTES >= CHUNK_MAX_BYTES
 assert REPLICA_CHANGES_PER_COMMIT * 2 < TRANSACTION_MAX_KEYS
 assert SCAN_PAUSE_MIN_S < SCAN_PAUSE_MAX_S < CHUNK_REPORT_INTERVAL_S
+assert LOCATE_CHUNKS_MAX <= 253  # SCM_MAX_FD
+assert (
+    LOCATE_CHUNKS_MAX * (CHUNK_MAX_BYTES // CHECKSUM_BLOCK_BYTES * 4 + 80) + LOCATE_AHEAD_CHUNKS_MAX * 96
+    < LOCATE_MESSAGE_MAX_BYTES
+)
+assert LOCATE_CHUNKS_MAX < LOCAL_FILES_MAX <= LOCAL_PLACES_MAX
+assert CHECKSUM_BLOCK_BYTES < LOCAL_INLINE_MAX_BYTES < CHUNK_MAX_BYTES
+assert LOCAL_FILE_MAX_S < GARBAGE_GRACE_S
+assert HEDGE_MAX_S < LOCAL_RETRY_S < NODE_PENALTY_S
+assert CHUNK_MAX_BYTES < READ_AHEAD_MAX_BYTES < READ_CACHE_MAX_BYTES
+assert PREFETCH_FIRST_BYTES < PREFETCH_UNUSED_MAX_BYTES < READ_CACHE_MAX_BYTES
+assert PREFETCH_FILE_MAX_BYTES <= PACK_CHUNK_MAX_BYTES
+assert READDIR_LIMIT_MAX < WALK_UNUSED_ENTRIES_MAX < WALK_LISTING_MAX
 assert RPC_DEADLINE_S < FUSE_DEADLINE_S < FUSE_FLUSH_DEADLINE_S
 assert REMOUNT_DELAY_MIN_S < REMOUNT_DELAY_MAX_S < REMOUNT_STABLE_S

@@ -19,6 +19,7 @@ from cairnfs.datanode.identity import DataDirectory
 from cairnfs.datanode.membership import Membership
 from cairnfs.datanode.peers import Peers
 from cairnfs.datanode.service import ChunksService
+from cairnfs.datanode.side_socket import SideSocket
 from cairnfs.datanode.store.local import LocalChunkStore
 from cairnfs.datanode.tasks import TaskRunner
 from cairnfs.rpc.v1 import common_pb2
@@ -63,6 +64,7 @@ class Datanode:
         self._service = ChunksService(
             self.disk, self._peers, self.membership, SystemClock(), self._found_corrupt
         )
+        self._side_socket = SideSocket(self.disk)
         self._server = grpc.aio.server(options=_SERVER_OPTIONS)
         self._heartbeats: Heartbeats | None = None
 
@@ -82,6 +84,7 @@ class Datanode:
             detail = f"cannot listen on {self.settings.listen}: the address is in use or not of this host"
             raise CairnError(common_pb2.ERROR_CODE_UNAVAILABLE, detail) from None
         await self._server.start()
+        self._side_socket.start(self.unix_socket)
         self.address = f"{host}:{port}"
 
     async def run(self) -> None:
@@ -122,6 +125,7 @@ class Datanode:
         """Stop serving, finish what runs on the disk, and release the data directory."""
         stopping = asyncio.create_task(self._server.stop(STOP_GRACE_S))
         self._service.drain()
+        await self._side_socket.close()
         await stopping
         await self._peers.close()
         await asyncio.to_thread(self.disk.close)

@@ -241,3 +241,113 @@ class ReplicateChunkReply(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReplicateChunkReply: _TypeAlias = ReplicateChunkReply  # noqa: Y015
+
+@_typing.final
+class LocateRequest(_message.Message):
+    """The side socket of a datanode, for clients of its own host: one request, one reply, one after another.
+    Each message is one packet of a SOCK_SEQPACKET socket; descriptors come with it as SCM_RIGHTS.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    CHUNK_IDS_FIELD_NUMBER: _builtins.int
+    HELD_PACKS_FIELD_NUMBER: _builtins.int
+    TICKET_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """of this protocol and of what a ChunkPlace means"""
+    ticket: _builtins.bytes
+    @_builtins.property
+    def chunk_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    @_builtins.property
+    def held_packs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """the client still has descriptors of these, from this connection"""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        chunk_ids: _abc.Iterable[_builtins.bytes] | None = ...,
+        held_packs: _abc.Iterable[_builtins.int] | None = ...,
+        ticket: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_ids", b"chunk_ids", "held_packs", b"held_packs", "ticket", b"ticket", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LocateRequest: _TypeAlias = LocateRequest  # noqa: Y015
+
+@_typing.final
+class LocateReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLACES_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    error: _common_pb2.ErrorCode.ValueType
+    """of the request as a whole"""
+    detail: _builtins.str
+    @_builtins.property
+    def places(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChunkPlace]:
+        """of all that was asked for, and perhaps of more"""
+
+    def __init__(
+        self,
+        *,
+        places: _abc.Iterable[Global___ChunkPlace] | None = ...,
+        error: _common_pb2.ErrorCode.ValueType = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "error", b"error", "places", b"places"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LocateReply: _TypeAlias = LocateReply  # noqa: Y015
+
+@_typing.final
+class ChunkPlace(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNK_ID_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    LENGTH_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    PACK_FIELD_NUMBER: _builtins.int
+    DESCRIPTOR_FIELD_NUMBER: _builtins.int
+    BLOCK_CHECKSUMS_FIELD_NUMBER: _builtins.int
+    chunk_id: _builtins.bytes
+    error: _common_pb2.ErrorCode.ValueType
+    """why it has no place; then nothing else is set"""
+    length: _builtins.int
+    position: _builtins.int
+    """of its first byte in the file"""
+    pack: _builtins.int
+    """0: a file of its own"""
+    descriptor: _builtins.int
+    """1: the first that came with this message; 0: the pack's is held"""
+    @_builtins.property
+    def block_checksums(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """CRC-32C of each 64 KiB"""
+
+    def __init__(
+        self,
+        *,
+        chunk_id: _builtins.bytes = ...,
+        error: _common_pb2.ErrorCode.ValueType = ...,
+        length: _builtins.int = ...,
+        position: _builtins.int = ...,
+        pack: _builtins.int = ...,
+        descriptor: _builtins.int = ...,
+        block_checksums: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_checksums", b"block_checksums", "chunk_id", b"chunk_id", "descriptor", b"descriptor", "error", b"error", "length", b"length", "pack", b"pack", "position", b"position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChunkPlace: _TypeAlias = ChunkPlace  # noqa: Y015

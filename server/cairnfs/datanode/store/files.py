@@ -18,7 +18,7 @@ from cairnfs.base.limits import CHECKSUM_BLOCK_BYTES
 from cairnfs.datanode.store.checked import CHUNK_ID_BYTES, blocks_of, check_digest, checked_range
 from cairnfs.datanode.store.checksums import block_count, block_range
 from cairnfs.datanode.store.failures import corrupt, disk_errors, invalid
-from cairnfs.datanode.store.interface import Buffer
+from cairnfs.datanode.store.interface import Buffer, ChunkLocation
 
 _MAGIC: Final = b"CKF1"
 _END: Final = struct.Struct("<4sII I".replace(" ", ""))  # magic, length, reserved, checksum
@@ -115,6 +115,18 @@ class ChunkFiles:
                 os.close(fd)
         expected = parse_trailer(chunk_id, chunk_length, trailer)[blocks_of(start, end)]
         return checked_range(chunk_id, blocks, start, expected, offset, length)
+
+    def locate(self, chunk_id: bytes, chunk_length: int) -> ChunkLocation:
+        """A chunk's open file and its block checksums. Raises CairnError CORRUPT, NOT_FOUND, IO."""
+        with disk_errors("open a chunk file"):
+            fd = os.open(self.path(chunk_id), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                trailer = read_all(fd, trailer_bytes(chunk_length), chunk_length)
+                checksums = parse_trailer(chunk_id, chunk_length, trailer)
+            except BaseException:
+                os.close(fd)
+                raise
+        return ChunkLocation(chunk_id, chunk_length, 0, checksums, descriptor=fd)
 
 
 def trailer_bytes(chunk_length: int) -> int:

@@ -4,7 +4,7 @@ Methods may be called from several threads at once. Failures are CairnErrors: NO
 chunk here), CORRUPT (a checksum failed), INVALID, IO.
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,6 +41,22 @@ class Usage:
     chunks: int
     read_only: bool
     filesystem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkLocation:
+    """Where the bytes of a chunk are, for who reads the file itself.
+
+    They begin at `position`. `pack` names the file for as long as the store is open when it holds several
+    chunks, and is 0 otherwise. `descriptor` is open for reading, and the caller closes it; None: not wanted.
+    """
+
+    chunk_id: bytes
+    length: int
+    position: int
+    block_checksums: Sequence[int]
+    pack: int = 0
+    descriptor: int | None = None
 
 
 class ChunkWriter(Protocol):
@@ -90,6 +106,18 @@ class ChunkStore(Protocol):
 
     def read(self, chunk_id: bytes, offset: int, length: int) -> tuple[memoryview, int]:
         """Bytes of a range that must lie within the chunk, checked, and their CRC-32C."""
+        ...
+
+    def locate(self, chunk_id: bytes, held_packs: Container[int] = ()) -> ChunkLocation:
+        """Where a chunk is, with a descriptor unless `held_packs` has its pack.
+
+        The bytes there stay right while the descriptor is open, whatever happens to the chunk. Raises
+        NOT_FOUND, CORRUPT (also when it was found corrupt before), IO.
+        """
+        ...
+
+    def locate_neighbours(self, chunk_id: bytes) -> list[ChunkLocation]:
+        """Some chunks stored soon after this one in its pack, without descriptors."""
         ...
 
     def verify(self, chunk_id: bytes) -> int:

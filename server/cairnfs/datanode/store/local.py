@@ -6,7 +6,8 @@ stored again, but no longer counts as stored, so that a good copy replaces it.
 
 import hashlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from sortedcontainers import SortedDict
@@ -15,9 +16,9 @@ from cairnfs.base import limits
 from cairnfs.base.errors import CairnError
 from cairnfs.base.logs import get_logger
 from cairnfs.datanode.store.checked import check_digest, check_large, check_range, check_small
-from cairnfs.datanode.store.failures import not_found
+from cairnfs.datanode.store.failures import corrupt, not_found
 from cairnfs.datanode.store.files import ChunkFile, ChunkFiles, trailer_bytes
-from cairnfs.datanode.store.interface import Buffer, SmallChunk, StoredEntry, Usage
+from cairnfs.datanode.store.interface import Buffer, ChunkLocation, SmallChunk, StoredEntry, Usage
 from cairnfs.datanode.store.packed import PackedChunks, PackPlace
 from cairnfs.datanode.store.packs import Pack, record_bytes
 from cairnfs.datanode.store.requests import RequestLog
@@ -139,6 +140,41 @@ class LocalChunkStore:
             if error.code in (common_pb2.ERROR_CODE_CORRUPT, common_pb2.ERROR_CODE_IO):
                 self._mark_bad(chunk_id, place)
             raise
+
+    def locate(self, chunk_id: bytes, held_packs: Container[int] = ()) -> ChunkLocation:
+        """See ChunkStore."""
+        with self._lock:
+            place = self._index.get(chunk_id)
+            bad = chunk_id in self._bad
+        if place is None:
+            raise not_found(chunk_id)
+        if bad:
+            raise corrupt(chunk_id, "it was found damaged")
+        try:
+            if isinstance(place, int):
+                return self._files.locate(chunk_id, place)
+            location = place.pack.locate(chunk_id, place.position, place.length)
+        except CairnError as error:
+            if error.code in (common_pb2.ERROR_CODE_CORRUPT, common_pb2.ERROR_CODE_IO):
+                self._mark_bad(chunk_id, place)
+            raise
+        if place.pack.number in held_packs:
+            return location
+        return replace(location, descriptor=place.pack.open_for_reading())
+
+    def locate_neighbours(self, chunk_id: bytes) -> list[ChunkLocation]:
+        """See ChunkStore."""
+        place = self._index.get(chunk_id)
+        if not isinstance(place, PackPlace):
+            return []
+        found = place.pack.locate_after(place.position, place.length)
+        with self._lock:
+            return [
+                location
+                for position, location in found
+                if self._index.get(location.chunk_id) == PackPlace(place.pack, position, location.length)
+                and location.chunk_id not in self._bad
+            ]
 
     def _mark_bad(self, chunk_id: bytes, place: Place) -> None:
         with self._lock:

@@ -1,8 +1,9 @@
 """A chunk store in memory, for tests."""
 
 import hashlib
+import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from sortedcontainers import SortedDict
 
@@ -17,8 +18,9 @@ from cairnfs.datanode.store.checked import (
     checked_range,
 )
 from cairnfs.datanode.store.checksums import BlockChecksums, block_range
-from cairnfs.datanode.store.failures import invalid, not_found
-from cairnfs.datanode.store.interface import Buffer, SmallChunk, StoredEntry, Usage
+from cairnfs.datanode.store.failures import corrupt, invalid, not_found
+from cairnfs.datanode.store.files import write_all
+from cairnfs.datanode.store.interface import Buffer, ChunkLocation, SmallChunk, StoredEntry, Usage
 from cairnfs.datanode.store.requests import RequestLog
 from cairnfs.rpc.v1 import common_pb2
 
@@ -105,6 +107,22 @@ class MemoryChunkStore:
         except CairnError:
             self._bad.add(chunk_id)
             raise
+
+    def locate(self, chunk_id: bytes, held_packs: Container[int] = ()) -> ChunkLocation:
+        """See ChunkStore."""
+        found = self._chunks.get(chunk_id)
+        if found is None:
+            raise not_found(chunk_id)
+        if chunk_id in self._bad:
+            raise corrupt(chunk_id, "it was found damaged")
+        data, sums = found
+        fd = os.memfd_create("chunk", os.MFD_CLOEXEC)
+        write_all(fd, data, 0)
+        return ChunkLocation(chunk_id, len(data), 0, sums, descriptor=fd)
+
+    def locate_neighbours(self, chunk_id: bytes) -> list[ChunkLocation]:
+        """See ChunkStore; here no chunk has a neighbour."""
+        return []
 
     def verify(self, chunk_id: bytes) -> int:
         """See ChunkStore."""

@@ -20,7 +20,7 @@ from cairnfs.datanode.store.checked import blocks_of, checked_range
 from cairnfs.datanode.store.checksums import block_count, block_range
 from cairnfs.datanode.store.failures import corrupt, disk_errors
 from cairnfs.datanode.store.files import read_all, sync_directory, write_all
-from cairnfs.datanode.store.interface import SmallChunk
+from cairnfs.datanode.store.interface import ChunkLocation, SmallChunk
 
 LIVE: Final = b"CKL1"
 DEAD: Final = b"CKD1"
@@ -57,6 +57,10 @@ def make_record(chunk: SmallChunk) -> bytes:
 
 def _header_crc(length: int, chunk_id: bytes, sums: bytes) -> int:
     return int(google_crc32c.value(struct.pack("<I", length) + chunk_id + sums))
+
+
+def _data_position(position: int, length: int) -> int:
+    return position + _HEADER.size + 4 * block_count(length)
 
 
 class Pack:
@@ -127,8 +131,38 @@ class Pack:
         sums = self._checksums(chunk_id, position, chunk_length)
         start, end = block_range(offset, length, chunk_length)
         with disk_errors("read a pack"):
-            blocks = read_all(self._fd, end - start, position + _HEADER.size + 4 * len(sums) + start)
+            blocks = read_all(self._fd, end - start, _data_position(position, chunk_length) + start)
         return checked_range(chunk_id, blocks, start, sums[blocks_of(start, end)], offset, length)
+
+    def locate(self, chunk_id: bytes, position: int, chunk_length: int) -> ChunkLocation:
+        """Where the bytes of the record at `position` are. Raises CairnError CORRUPT, IO."""
+        sums = self._checksums(chunk_id, position, chunk_length)
+        return ChunkLocation(
+            chunk_id, chunk_length, _data_position(position, chunk_length), sums, self.number
+        )
+
+    def open_for_reading(self) -> int:
+        """A new descriptor that cannot write; also of a pack that was removed. Raises CairnError IO."""
+        with disk_errors("open a pack"):
+            return os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC)
+
+    def locate_after(self, position: int, length: int) -> list[tuple[int, ChunkLocation]]:
+        """Records whose headers lie in the next LOCATE_AHEAD_BYTES, live or not, with their positions."""
+        start = position + record_bytes(length)
+        with disk_errors("read a pack"):
+            window = os.pread(self._fd, min(limits.LOCATE_AHEAD_BYTES, max(0, self.end - start)), start)
+        found: list[tuple[int, ChunkLocation]] = []
+        at = 0
+        while at + _HEADER.size <= len(window):
+            _, size, chunk_id, crc = _HEADER.unpack_from(window, at)
+            sums = window[at + _HEADER.size : at + _HEADER.size + 4 * block_count(size)]
+            if _header_crc(size, chunk_id, sums) != crc or len(sums) < 4 * block_count(size):
+                break
+            checksums = struct.unpack(f"<{len(sums) // 4}I", sums)
+            place = _data_position(start + at, size)
+            found.append((start + at, ChunkLocation(chunk_id, size, place, checksums, self.number)))
+            at += record_bytes(size)
+        return found
 
     def _checksums(self, chunk_id: bytes, position: int, chunk_length: int) -> tuple[int, ...]:
         count = block_count(chunk_length)
