@@ -12,9 +12,11 @@ import trio
 from cairnfs.base import checksums, limits
 from cairnfs.base.errors import CairnError
 from cairnfs.client.interface import MetadataSession
+from cairnfs.client.local_reads import InThread, LocalReader, in_threads
 from cairnfs.client.node_ranking import NodeRanking
 from cairnfs.client.planner import Planner
 from cairnfs.client.retrieving import Piece, Retriever
+from cairnfs.client.side_socket import SideDialer, dial
 from cairnfs.client.storing import Storer
 from cairnfs.client.transport import ChunkTransport
 from cairnfs.client.waiting import ByteBudget, gather
@@ -49,12 +51,17 @@ class ChunkClient:
         host_id: str,
         nursery: trio.Nursery,
         hasher: Hasher | None = None,
+        dialer: SideDialer = dial,
+        in_thread: InThread | None = None,
         clock: Callable[[], float] = trio.current_time,
     ) -> None:
         self._hasher = hasher or ThreadHasher()
         ranking = NodeRanking(session.node, host_id, clock)
         self._storer = Storer(session, transport, Planner(session, nursery), ranking, nursery, clock)
         self._retriever = Retriever(session, transport, ranking, nursery, clock, self._hasher)
+        self._local = LocalReader(
+            ranking, nursery, clock, dialer, self._retriever.failed, in_thread or in_threads()
+        )
         self._retrieving = ByteBudget(limits.RETRIEVE_WINDOW_BYTES)
 
     @classmethod
@@ -65,15 +72,22 @@ class ChunkClient:
         transport: ChunkTransport,
         host_id: str,
         hasher: Hasher | None = None,
+        dialer: SideDialer = dial,
+        in_thread: InThread | None = None,
     ) -> "AsyncGenerator[ChunkClient]":
-        """A working client; at the end all its streams are dropped. Calls must have ended by then."""
+        """A working client; at the end all its streams are dropped. Calls must have ended by then.
+
+        `hasher` and `in_thread` do what blocks, in threads unless given; `dialer` reaches datanodes of this
+        host whose files may be read without them.
+        """
         async with trio.open_nursery() as nursery:
-            client = cls(session, transport, host_id, nursery, hasher)
+            client = cls(session, transport, host_id, nursery, hasher, dialer, in_thread)
             nursery.start_soon(client._watch_progress)
             try:
                 yield client
             finally:
                 nursery.cancel_scope.cancel()
+                client._local.close()
 
     async def store(self, chunks: Sequence[bytes]) -> list[pb.StoredChunk]:
         """See `ChunkIO.store`. Equal chunks are sent once."""
@@ -97,9 +111,14 @@ class ChunkClient:
             raise CairnError(common_pb2.ERROR_CODE_INVALID, "range outside of the chunk")
         if length == 0:
             return b""
+        piece = Piece(chunk_id, chunk_length, offset, length)
+        if (data := self._local.read_at_once(piece)) is not None:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            return data
         held = await self._retrieving.acquire(length)
         try:
-            return await self._retriever.retrieve(Piece(chunk_id, chunk_length, offset, length), nodes)
+            data = await self._local.read(piece, nodes)
+            return data if data is not None else await self._retriever.retrieve(piece, nodes)
         finally:
             self._retrieving.release(held)
 
@@ -108,3 +127,4 @@ class ChunkClient:
             await trio.sleep(_CHECK_PROGRESS_S)
             self._storer.check_progress()
             self._retriever.check_progress()
+            self._local.check_progress()

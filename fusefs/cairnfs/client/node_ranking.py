@@ -38,11 +38,21 @@ class NodeRanking:
         known.sort(key=self._rank)
         return known
 
+    def local(self, numbers: Sequence[int]) -> list[common_pb2.NodeInfo]:
+        """Those of this host that did not fail lately, best first."""
+        return [
+            info
+            for info in self.order(numbers)
+            if info.host_id == self._host_id and not self._failing(info.node)
+        ]
+
     def _rank(self, info: common_pb2.NodeInfo) -> tuple[bool, bool, int]:
-        failed_s = self._failed_s.get(info.node)
-        failing = failed_s is not None and self._clock() - failed_s < limits.NODE_PENALTY_S
         state = _RANK_OF_STATE.get(info.state, 3)
-        return failing or state >= 2, info.host_id != self._host_id, state
+        return self._failing(info.node) or state >= 2, info.host_id != self._host_id, state
+
+    def _failing(self, number: int) -> bool:
+        failed_s = self._failed_s.get(number)
+        return failed_s is not None and self._clock() - failed_s < limits.NODE_PENALTY_S
 
     def failed(self, number: int) -> None:
         """The node did not do what it was asked."""

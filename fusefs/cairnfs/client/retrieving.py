@@ -244,15 +244,18 @@ class Retriever:
                 return data
             error = CairnError(common_pb2.ERROR_CODE_CORRUPT, "chunk with a wrong SHA-256")
         race.errors.append(error)
-        self._ranking.failed(attempt.node)
-        chunk = attempt.piece.chunk_id
-        if error.code in _REPORTED:
-            _log.warning("bad replica", node=attempt.node, chunk=chunk.hex(), error=str(error))
-            corrupt = error.code == common_pb2.ERROR_CODE_CORRUPT
-            self._nursery.start_soon(self._report, chunk, attempt.node, corrupt)
-        else:
-            _log.debug("datanode failed a read", node=attempt.node, chunk=chunk.hex(), error=str(error))
+        self.failed(attempt.piece.chunk_id, attempt.node, error)
         return None
+
+    def failed(self, chunk_id: bytes, node: int, error: CairnError) -> None:
+        """A node did not yield a chunk: try it last for a while, and report a bad replica."""
+        self._ranking.failed(node)
+        if error.code in _REPORTED:
+            _log.warning("bad replica", node=node, chunk=chunk_id.hex(), error=str(error))
+            corrupt = error.code == common_pb2.ERROR_CODE_CORRUPT
+            self._nursery.start_soon(self._report, chunk_id, node, corrupt)
+        else:
+            _log.debug("datanode failed a read", node=node, chunk=chunk_id.hex(), error=str(error))
 
     async def _report(self, chunk_id: bytes, node: int, corrupt: bool) -> None:
         try:

@@ -172,6 +172,7 @@ LOCATE_CHUNKS_MAX: Final = 64  # places one request asks for; each may bring a d
 LOCATE_AHEAD_CHUNKS_MAX: Final = 128  # places of neighbours in packs that come along with a reply
 LOCATE_AHEAD_BYTES: Final = 64 * KIB  # of a pack, looked through for neighbours of one chunk
 LOCATE_MESSAGE_MAX_BYTES: Final = 64 * KIB
+LOCATE_PATIENCE_S: Final = 0.5  # then the bytes are asked for instead
 LOCAL_FILES_MAX: Final = 1_024  # descriptors one client holds; a quarter of what it may open, if that is less
 LOCAL_PLACES_MAX: Final = 16_384
 LOCAL_FILE_MAX_S: Final = 60.0  # a descriptor is used for so long, then its disk space may be wanted
@@ -258,7 +259,7 @@ assert (
 assert LOCATE_CHUNKS_MAX < LOCAL_FILES_MAX <= LOCAL_PLACES_MAX
 assert CHECKSUM_BLOCK_BYTES < LOCAL_INLINE_MAX_BYTES < CHUNK_MAX_BYTES
 assert LOCAL_FILE_MAX_S < GARBAGE_GRACE_S
-assert HEDGE_MAX_S < LOCAL_RETRY_S < NODE_PENALTY_S
+assert LOCATE_PATIENCE_S < HEDGE_MAX_S < LOCAL_RETRY_S < NODE_PENALTY_S
 assert CHUNK_MAX_BYTES < READ_AHEAD_MAX_BYTES < READ_CACHE_MAX_BYTES
 assert PREFETCH_FIRST_BYTES < PREFETCH_UNUSED_MAX_BYTES < READ_CACHE_MAX_BYTES
 assert PREFETCH_FILE_MAX_BYTES <= PACK_CHUNK_MAX_BYTES
