@@ -16,6 +16,7 @@ READ: Final = pb.LEASE_KIND_READ
 WRITE: Final = pb.LEASE_KIND_WRITE
 
 _READ_STAMP: Final = 0
+_EARLIER_STAMP: Final = 1
 
 
 class Pending(Waiter):
@@ -39,6 +40,10 @@ class Pending(Waiter):
             self.provisional = set()
         self.provisional.add((session_id, ino))
 
+    def told(self, ino: int) -> bool:
+        """Whether the session whose change it is was given a lease on `ino` meanwhile."""
+        return self.provisional is not None and (self.session_id, ino) in self.provisional
+
 
 class LeaseTable:
     """All leases, all remembered open files, all pending changes."""
@@ -54,13 +59,13 @@ class LeaseTable:
         self._opened: dict[int, dict[str, bool]] = {}
         self._opened_by: dict[str, set[int]] = {}
         self._pending: dict[int, list[Pending]] = {}
-        self._stamp = 0
+        self._stamp = _EARLIER_STAMP
 
     # ------------------------------------------------------------------ leases
 
     @property
     def stamp(self) -> int:
-        """Grows with every WRITE lease granted."""
+        """Grows with every WRITE lease granted on what others may know."""
         return self._stamp
 
     @property
@@ -127,14 +132,19 @@ class LeaseTable:
         else:
             holders.add(session_id)
 
-    def grant_write(self, session_id: str, ino: int) -> None:
-        """Record the WRITE lease. No other session may hold any lease."""
+    def grant_write(self, session_id: str, ino: int, *, earlier: bool = False) -> None:
+        """Record the WRITE lease. No other session may hold any lease.
+
+        `earlier`: the session has held it for longer than this table knows, so reads that arrived before now
+        may depend on what it changed.
+        """
         if self._writers.get(ino) != session_id:
             self.drop(session_id, ino)
             assert not self.holders(ino), "a WRITE lease excludes every other lease"
             self._writers[ino] = session_id
-        self._stamp += 1
-        self._held.setdefault(session_id, {})[ino] = self._stamp
+        if not earlier:
+            self._stamp += 1
+        self._held.setdefault(session_id, {})[ino] = _EARLIER_STAMP if earlier else self._stamp
 
     def downgrade(self, session_id: str, ino: int) -> None:
         """Turn a WRITE lease into a READ lease; others are left alone."""
@@ -184,6 +194,11 @@ class LeaseTable:
         """Whether any session is known to have the inode open."""
         return ino in self._opened
 
+    def open_elsewhere(self, session_id: str, ino: int) -> bool:
+        """Whether another session is known to have the inode open."""
+        sessions = self._opened.get(ino)
+        return sessions is not None and any(other != session_id for other in sessions)
+
     def opened_by(self, session_id: str) -> tuple[int, ...]:
         """Inodes the session is known to have open."""
         return tuple(self._opened_by.get(session_id, ()))
@@ -227,6 +242,10 @@ class LeaseTable:
     def pending(self, ino: int) -> Iterable[Pending]:
         """Changes under way on the inode."""
         return self._pending.get(ino, ())
+
+    def changing_elsewhere(self, session_id: str, ino: int) -> bool:
+        """Whether a change of another session is pending on the inode."""
+        return any(change.session_id != session_id for change in self._pending.get(ino, ()))
 
     def blocked(self, ino: int, name: bytes | None = None) -> bool:
         """Whether a pending change forbids a grant on `ino`, or on the entry `name` of that directory."""

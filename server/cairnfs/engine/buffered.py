@@ -105,6 +105,30 @@ class BufferedTransaction(Overlay):
         self._account(key, 0)
         self._change(key, None)
 
+    def nest(self) -> "NestedBuffer":
+        """A transaction laid over this one; NestedBuffer.join makes its changes here."""
+        return NestedBuffer(self)
+
+    def absorb(self, changes: Changes, spare_keys: int, spare_bytes: int) -> bool:
+        """Make `changes` if that leaves room for so much more; else make none of them and return False."""
+        own = self._changes
+        more_keys = more_bytes = 0
+        for key, value in changes.items():
+            if key in own:
+                more_bytes -= len(own[key] or b"")
+            else:
+                more_keys += 1
+                more_bytes += len(key)
+            more_bytes += len(value or b"")
+        if (
+            len(own) + more_keys + spare_keys > TRANSACTION_MAX_KEYS
+            or self._size_bytes + more_bytes + spare_bytes > TRANSACTION_MAX_BYTES
+        ):
+            return False
+        self._size_bytes += more_bytes
+        self.apply(changes)
+        return True
+
     def _account(self, key: bytes, value_bytes: int) -> None:
         size_bytes = self._size_bytes + value_bytes
         if key in self._changes:
@@ -116,6 +140,20 @@ class BufferedTransaction(Overlay):
         if size_bytes > TRANSACTION_MAX_BYTES:
             raise ValueError(f"an operation changes more than {TRANSACTION_MAX_BYTES} bytes")
         self._size_bytes = size_bytes
+
+
+class NestedBuffer(BufferedTransaction):
+    """A part of a transaction that is made as a whole or not at all."""
+
+    __slots__ = ("_outer",)
+
+    def __init__(self, outer: BufferedTransaction) -> None:
+        super().__init__(outer)
+        self._outer = outer
+
+    def join(self, *, spare_keys: int, spare_bytes: int) -> bool:
+        """Make all changes in the transaction below if that leaves it so much room; tells whether it did."""
+        return self._outer.absorb(self._changes, spare_keys, spare_bytes)
 
 
 def run_operations(

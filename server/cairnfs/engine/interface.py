@@ -52,6 +52,25 @@ class Transaction(ReadTransaction, Protocol):
         """Remove `key`; an absent one is fine."""
         ...
 
+    def nest(self) -> "NestedTransaction":
+        """A transaction laid over this one, whose changes may join it or be forgotten.
+
+        This one must not change before that is decided.
+        """
+        ...
+
+
+class NestedTransaction(Transaction, Protocol):
+    """A part of a transaction that is made as a whole or not at all."""
+
+    def join(self, *, spare_keys: int, spare_bytes: int) -> bool:
+        """Make all changes in the transaction below, once.
+
+        False, and nothing is changed, if that would leave the one below room for fewer than `spare_keys`
+        more keys or `spare_bytes` more bytes.
+        """
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Operation:

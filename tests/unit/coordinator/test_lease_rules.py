@@ -295,8 +295,9 @@ def test_an_entry_changed_by_two_is_recalled_from_who_was_told_it_first(cluster:
     """a makes the name, b removes it in the same group: what a's reply tells must not stay cached."""
     a, b = cluster.client("a"), cluster.client("b")
     ino = a.ok(mkdir=pb.MkDir(parent=ROOT, name=b"d", mode=0o755)).entry.attr.ino
+    b.send(lookup=pb.Lookup(parent=ino, name=b"other"))
+    a.answer()
     a.call(lookup=pb.Lookup(parent=ino, name=b"other"))
-    b.call(lookup=pb.Lookup(parent=ino, name=b"other"))
     cluster.held = True
     made = a.send(mkdir=pb.MkDir(parent=ino, name=b"x", mode=0o755))
     b.answer()

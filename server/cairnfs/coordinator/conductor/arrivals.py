@@ -12,6 +12,7 @@ from cairnfs.coordinator.conductor.context import Context, explain
 from cairnfs.coordinator.conductor.locking import Locking
 from cairnfs.coordinator.leases import NONE, READ, WRITE
 from cairnfs.coordinator.namespace.operation import Env
+from cairnfs.coordinator.recalls import Waiter
 from cairnfs.coordinator.sessions import Session, check_hello
 from cairnfs.engine.interface import Outcome
 from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
@@ -21,25 +22,65 @@ log = get_logger(__name__)
 _ROOT: Final = pb.Caller(uid=0, gid=0)
 
 
+class _Arriving(Waiter):
+    """A Hello that waits for others to flush what they changed on the way to its root."""
+
+    __slots__ = ("connection", "flow", "hello", "stamp")
+
+    def __init__(self, flow: "Arrivals", connection: int, hello: pb.Hello, stamp: int) -> None:
+        super().__init__()
+        self.flow = flow
+        self.connection = connection
+        self.hello = hello
+        self.stamp = stamp  # WRITE leases granted later cover changes that need not be seen
+
+    def proceed(self) -> None:
+        """What was unsent has been flushed."""
+        self.flow.arrive(self)
+
+
 class Arrivals:
     """Answers Hello."""
 
-    def __init__(self, context: Context, locking: Locking, attached: Callable[[int, Session], None]) -> None:
+    def __init__(
+        self,
+        context: Context,
+        locking: Locking,
+        connected: Callable[[int], bool],
+        attached: Callable[[int, Session], None],
+    ) -> None:
         """`attached` is told the session of a connection before its Welcome is sent."""
         self._context = context
         self._locking = locking
+        self._connected = connected
         self._attached = attached
+        self._early: list[_Arriving] = []  # arrived during recovery
 
     def hello(self, connection: int, hello: pb.Hello) -> None:
         """Begin a session on this connection, or continue one."""
-        context = self._context
+        self.arrive(_Arriving(self, connection, hello, self._context.leases.stamp))
+
+    def arrive(self, arriving: _Arriving) -> None:
+        """Answer, or have others flush first."""
+        context, connection, hello = self._context, arriving.connection, arriving.hello
+        if not self._connected(connection):
+            return
         try:
             check_hello(hello, context.config.cluster_id)
-            root = self._root(hello.subdir)
             session = context.sessions.get(hello.session_id) if hello.session_id else None
-            if session is not None and session.alive:
+            resumes = session is not None and session.alive
+            restores = not resumes and bool(hello.session_id) and context.sessions.expects(hello.session_id)
+            way, root = self._walk(hello.subdir)
+            if not isinstance(root, CairnError):
+                way.pop()  # of the root itself, only attributes are told, and without a lease
+            # Who comes back has seen its root before, and must not be late.
+            if not resumes and not restores and self._must_wait(arriving, way):
+                return
+            if isinstance(root, CairnError):
+                raise root
+            if session is not None and resumes:
                 self._resume(connection, session, hello, root)
-            elif hello.session_id and context.sessions.expects(hello.session_id):
+            elif restores:
                 self._restore(connection, hello, root)
             elif len(context.sessions) >= SESSIONS_MAX:
                 raise CairnError(common.ERROR_CODE_OVERLOADED, "too many sessions")
@@ -47,6 +88,24 @@ class Arrivals:
                 self._begin(connection, hello, root)
         except Exception as error:  # noqa: BLE001 - one client must not take the others down
             self._refuse(connection, error)
+
+    def recovered(self) -> None:
+        """Everybody has come back, or has ended: those who waited for what others know can go on."""
+        early, self._early = self._early, []
+        for arriving in early:
+            self.arrive(arriving)
+
+    def _must_wait(self, arriving: _Arriving, way: list[int]) -> bool:
+        """Have others flush what they changed on the way to the root; returns whether to wait for them."""
+        context, leases = self._context, self._context.leases
+        if context.sessions.recovering and arriving.hello.subdir.strip("/"):
+            self._early.append(arriving)
+            return True
+        for ino in way:
+            writer = leases.writer(ino)
+            if writer is not None and leases.write_stamp(ino) <= arriving.stamp:
+                context.recall(arriving, writer, pb.RecallItem(ino=ino, keep=READ))
+        return arriving.waits > 0
 
     # ------------------------------------------------------------------ new, restored, resumed
 
@@ -80,7 +139,7 @@ class Arrivals:
             if any(holder != session.id for holder in leases.holders(ino)):
                 welcome.lost_write_leases.append(ino)
             else:
-                leases.grant_write(session.id, ino)
+                leases.grant_write(session.id, ino, earlier=True)
         for ino in hello.read_leases:
             if leases.writer(ino) not in (None, session.id):
                 welcome.lost_read_leases.append(ino)
@@ -103,9 +162,13 @@ class Arrivals:
         for ino in [ino for ino in leases.held(session.id) if ino not in claimed]:
             if not context.recalls.wanted(session.id, ino):
                 leases.drop(session.id, ino)
-        welcome.lost_write_leases.extend(
-            ino for ino in hello.write_leases if leases.kind(session.id, ino) != WRITE
-        )
+        for ino in hello.write_leases:
+            if leases.kind(session.id, ino) == WRITE:
+                continue
+            if leases.holders(ino) or context.exists(ino):
+                welcome.lost_write_leases.append(ino)
+            else:
+                leases.grant_write(session.id, ino, earlier=True)  # which was not sent yet
         for ino in hello.read_leases:
             kind = leases.kind(session.id, ino)
             if kind == NONE:
@@ -156,22 +219,24 @@ class Arrivals:
         self._context.send(connection, pb.Event(end=pb.SessionEnd(code=code, message=message)))
         self._context.close(connection)
 
-    def _root(self, subdir: str) -> common.Attr:
-        """Attributes of the directory to mount. Raises CairnError."""
+    def _walk(self, subdir: str) -> tuple[list[int], common.Attr | CairnError]:
+        """The directories on the way to the one to mount, and that one's attributes or why there is none."""
         registry = self._context.registry
         lookup, get_attr = registry["lookup"], registry["get_attr"]
         names = [name for name in subdir.encode(errors="surrogateescape").split(b"/") if name]
         env = Env(_ROOT, self._context.clock.wall_ns())
 
-        def walk(txn: Any) -> common.Attr:
-            ino = ROOT_INO
-            for name in names:
-                entry = lookup.run(txn, pb.Lookup(parent=ino, name=name), env)
-                if not entry.HasField("attr"):
-                    raise CairnError(common.ERROR_CODE_NOT_FOUND, f"no directory {subdir}")
-                ino = entry.attr.ino
-            attr: common.Attr = get_attr.run(txn, pb.GetAttr(ino=ino), env).attr
-            return attr
+        def walk(txn: Any) -> tuple[list[int], common.Attr | CairnError]:
+            way = [ROOT_INO]
+            try:
+                for name in names:
+                    entry = lookup.run(txn, pb.Lookup(parent=way[-1], name=name), env)
+                    if not entry.HasField("attr"):
+                        return way, CairnError(common.ERROR_CODE_NOT_FOUND, f"no directory {subdir}")
+                    way.append(entry.attr.ino)
+                return way, get_attr.run(txn, pb.GetAttr(ino=way[-1]), env).attr
+            except CairnError as error:
+                return way, error
 
-        found: common.Attr = self._context.read(walk)
+        found: tuple[list[int], common.Attr | CairnError] = self._context.read(walk)
         return found

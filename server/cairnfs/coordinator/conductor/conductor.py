@@ -20,6 +20,7 @@ from cairnfs.base.limits import (
 from cairnfs.base.logs import get_logger
 from cairnfs.coordinator import keys, sessions as session_records
 from cairnfs.coordinator.conductor.arrivals import Arrivals
+from cairnfs.coordinator.conductor.batches import Batches
 from cairnfs.coordinator.conductor.context import (
     Config,
     Context,
@@ -36,6 +37,8 @@ from cairnfs.coordinator.conductor.mutations import Mutations
 from cairnfs.coordinator.conductor.opens import Opens
 from cairnfs.coordinator.conductor.orphans import Orphans
 from cairnfs.coordinator.conductor.reads import Reads
+from cairnfs.coordinator.conductor.reservations import Reservations
+from cairnfs.coordinator.conductor.upgrades import Upgrades
 from cairnfs.coordinator.leases import NONE, READ, WRITE
 from cairnfs.coordinator.namespace.operation import OperationSpec
 from cairnfs.coordinator.recalls import is_whole, wake
@@ -46,9 +49,11 @@ from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
 log = get_logger(__name__)
 
 # Requests that no lease of anybody else can conflict with: they need not wait for recovery.
-_HARMLESS: Final = frozenset({"statfs", "plan_write", "report_replica", "release", "cancel_lock"})
+_HARMLESS: Final = frozenset(
+    {"statfs", "plan_write", "report_replica", "release", "cancel_lock", "reserve_inodes"}
+)
 # A session that sends these is saving data, perhaps for a recall.
-_SAVING: Final = frozenset({"plan_write", "commit_write"})
+_SAVING: Final = frozenset({"plan_write", "commit_write", "batch"})
 
 Handler = Callable[[Session, int, Any], None]
 
@@ -67,21 +72,24 @@ class Conductor:
     ) -> None:
         """`read` runs a function on a snapshot of the engine; `clock` gives the time of each step."""
         self.context: Final = Context(config, clock, registry, read, numbers, cluster_map)
+        self._connections: dict[int, Session | None] = {}
         grants = Grants(self.context)
         self.orphans: Final = Orphans(self.context)
         self._opens = Opens(self.context, grants)
         self._reads = Reads(self.context, grants)
         self._mutations = Mutations(self.context, grants, self._opens, self.orphans)
+        self._batches = Batches(self.context, self.orphans)
         self._locking = Locking(self.context)
         self._endings = Endings(self.context, self._locking, self.orphans)
-        self._arrivals = Arrivals(self.context, self._locking, self._attach)
-        self._connections: dict[int, Session | None] = {}
+        self._arrivals = Arrivals(self.context, self._locking, self._connections.__contains__, self._attach)
         self._deferred: deque[tuple[Session, pb.Request]] = deque()
         self._handlers: Final[dict[str, Handler]] = {
             "release": self._release,
             "get_lock": self._locking.get,
             "set_lock": self._locking.set,
             "cancel_lock": self._locking.cancel,
+            "reserve_inodes": Reservations(self.context).start,
+            "upgrade": Upgrades(self.context).start,
         }
 
     # ------------------------------------------------------------------ inputs
@@ -232,6 +240,9 @@ class Conductor:
             return
         if name in _SAVING:
             self.context.recalls.progress(session.id, self._now_s())
+        if name == "batch":
+            self._batch(session, seq, op, repeated=repeated)
+            return
         if name == "open":
             if op.write and session.read_only:
                 raise CairnError(common.ERROR_CODE_READ_ONLY)
@@ -252,6 +263,15 @@ class Conductor:
             self._mutations.start(session, seq, request.caller, spec, op)
         else:
             self._mutations.replay(session, seq, request.caller, name, op, record)
+
+    def _batch(self, session: Session, seq: int, op: pb.Batch, *, repeated: bool) -> None:
+        if session.read_only:
+            raise CairnError(common.ERROR_CODE_READ_ONLY)
+        record = self._record(session, seq) if repeated else None
+        if record is None:
+            self._batches.start(session, seq, op)
+        else:
+            self._batches.replay(session, seq, op, record)
 
     def _record(self, session: Session, seq: int) -> bytes | None:
         key = keys.reply(session.id, seq)
@@ -291,6 +311,8 @@ class Conductor:
             return False
         if name == "commit_write":
             return self.context.leases.kind(session.id, request.commit_write.ino) != WRITE
+        if name == "batch":
+            return not self._batches.all_leased(session, request.batch)
         return True
 
     def _finish_recovery(self) -> None:
@@ -302,6 +324,7 @@ class Conductor:
         if any(not session.alive for session in sessions.all()):
             return  # until their end is durable
         sessions.recovered()
+        self._arrivals.recovered()
         log.info("recovery_ended", sessions=len(sessions), deferred=len(self._deferred))
         deferred, self._deferred = self._deferred, deque()
         for session, request in deferred:

@@ -8,9 +8,11 @@ from cairnfs.base.clock import Clock
 from cairnfs.base.errors import CairnError
 from cairnfs.base.limits import LEASE_S
 from cairnfs.base.logs import get_logger
-from cairnfs.coordinator.leases import READ, WRITE, LeaseTable
+from cairnfs.coordinator import keys
+from cairnfs.coordinator.contentions import Contentions
+from cairnfs.coordinator.leases import NONE, READ, WRITE, LeaseTable
 from cairnfs.coordinator.locks import LockTable
-from cairnfs.coordinator.namespace.operation import OperationSpec
+from cairnfs.coordinator.namespace.operation import OperationSpec, Touch
 from cairnfs.coordinator.recalls import RecallBook, Waiter
 from cairnfs.coordinator.sessions import Session, SessionTable
 from cairnfs.engine.interface import EngineError, Operation, Outcome
@@ -81,10 +83,15 @@ class Context:
         self.cluster_map: Final = cluster_map
         self.sessions: Final = SessionTable(config.lease_s)
         self.leases: Final = LeaseTable()
+        self.contentions: Final = Contentions()
         self.recalls: Final = RecallBook(config.lease_s, config.incarnation)
         self.locks: Final = LockTable()
         self.effects = Effects()
         self.low_space = False
+
+    def exists(self, ino: int) -> bool:
+        """Whether the inode has been made and not been reaped, as of the last commit."""
+        return self.read(lambda txn: txn.get(keys.inode(ino))) is not None
 
     # ------------------------------------------------------------------ effects
 
@@ -138,16 +145,34 @@ class Context:
 
     def recall(self, waiter: Waiter | None, session_id: str, item: pb.RecallItem) -> None:
         """Have the session give up `item`; `waiter` waits for that."""
-        self.recalls.ask(waiter, session_id, item, self.clock.monotonic())
+        now_s = self.clock.monotonic()
+        if (
+            waiter is not None
+            and self.leases.writer(item.ino) == session_id
+            and not self.recalls.wanted(session_id, item.ino)
+        ):
+            self.contentions.lost(item.ino, now_s)
+        self.recalls.ask(waiter, session_id, item, now_s)
+
+    def recall_touched(self, waiter: Waiter | None, session_id: str, touch: Touch) -> None:
+        """Recall what `touch` changes. A WRITE lease always goes whole: what is unsent must be flushed."""
+        kind = self.leases.kind(session_id, touch.ino)
+        if kind == NONE:
+            return
+        item = pb.RecallItem(ino=touch.ino)
+        if kind == READ:
+            item.names.extend(touch.names)
+            item.attributes_only = touch.attributes_only
+        self.recall(waiter, session_id, item)
 
     def grant_read(self, session_id: str, ino: int) -> None:
         """Record a READ lease (or leave a WRITE lease of the same session alone)."""
         self.leases.grant_read(session_id, ino)
         self.recalls.granted(session_id, ino, READ)
 
-    def grant_write(self, session_id: str, ino: int) -> None:
-        """Record the WRITE lease."""
-        self.leases.grant_write(session_id, ino)
+    def grant_write(self, session_id: str, ino: int, *, earlier: bool = False) -> None:
+        """Record the WRITE lease, see LeaseTable."""
+        self.leases.grant_write(session_id, ino, earlier=earlier)
         self.recalls.granted(session_id, ino, WRITE)
 
     def believed(self, session_id: str, ino: int) -> "pb.LeaseKind.ValueType":

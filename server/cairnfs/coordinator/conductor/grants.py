@@ -1,6 +1,6 @@
 """Which leases ride on which reply: one entry per kind of result.
 
-`inodes_returned` says whose attributes a result carries; `grant` fills in the lease fields.
+`inodes_told` says whose attributes or entries a result carries; `grant` fills in the lease fields.
 """
 
 from collections.abc import Callable, Iterable
@@ -31,10 +31,11 @@ class Grants:
 
     def lease(self, session_id: str, ino: int) -> "pb.LeaseKind.ValueType":
         """The lease that attributes of `ino`, read just now, can be sent with; it is recorded."""
-        leases = self._context.leases
-        if leases.blocked(ino):
-            return NONE
-        writer = leases.writer(ino)
+        return NONE if self._context.leases.blocked(ino) else self._unblocked(session_id, ino)
+
+    def _unblocked(self, session_id: str, ino: int) -> "pb.LeaseKind.ValueType":
+        """The lease, given that no pending change is in the way."""
+        writer = self._context.leases.writer(ino)
         if writer is not None:
             return self._context.believed(session_id, ino) if writer == session_id else NONE
         self._context.grant_read(session_id, ino)
@@ -66,8 +67,7 @@ class Grants:
     def _entry(self, session_id: str, op: Any, reply: pb.Reply) -> None:
         entry = reply.entry
         if not self._context.leases.blocked(op.parent, op.name):
-            self._context.grant_read(session_id, op.parent)
-            entry.parent_leased = True
+            entry.parent_leased = self._unblocked(session_id, op.parent) != NONE
         if entry.HasField("attr"):
             entry.lease = self.lease(session_id, entry.attr.ino)
 
@@ -84,12 +84,13 @@ class Grants:
             entry.lease = self.lease(session_id, entry.attr.ino)
 
 
-def inodes_returned(result: str, op: Any, value: Any) -> list[int]:
-    """Regular files (and perhaps others) whose attributes or extents `value` tells."""
+def inodes_told(result: str, op: Any, value: Any) -> list[int]:
+    """Inodes about which `value` tells something: attributes, extents or entries."""
     if result == "entry":
-        return [value.attr.ino] if value.HasField("attr") else []
+        # Directories and others' WRITE leases on them decide about a name, also about one that is not there.
+        return [op.parent, value.attr.ino] if value.HasField("attr") else [op.parent]
     if result == "readdir":
-        return [entry.attr.ino for entry in value.entries]
-    if result in ("attr", "xattr", "extents", "open"):
+        return [op.ino, *(entry.attr.ino for entry in value.entries)]
+    if result in ("attr", "xattr", "extents", "open", "readlink"):
         return [op.ino]
     return []

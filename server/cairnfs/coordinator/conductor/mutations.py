@@ -11,7 +11,7 @@ from cairnfs.coordinator.conductor.context import Context, answer
 from cairnfs.coordinator.conductor.grants import Grants
 from cairnfs.coordinator.conductor.opens import Opens
 from cairnfs.coordinator.conductor.orphans import Orphans
-from cairnfs.coordinator.leases import NONE, READ, Pending
+from cairnfs.coordinator.leases import Pending
 from cairnfs.coordinator.namespace.ids import reserve_inode_numbers
 from cairnfs.coordinator.namespace.operation import (
     Env,
@@ -139,20 +139,9 @@ class Mutations:
         for touch in mutation.touches.values():
             for holder in context.leases.holders(touch.ino):
                 if holder != mutation.session_id:
-                    self._recall(mutation, holder, touch)
+                    self._context.recall_touched(mutation, holder, touch)
         if not mutation.waits:
             self.submit(mutation)
-
-    def _recall(self, waiter: Waiter | None, holder: str, touch: Touch) -> None:
-        """Recall what `touch` changes. A WRITE lease always goes whole: what is unsent must be flushed."""
-        kind = self._context.leases.kind(holder, touch.ino)
-        if kind == NONE:
-            return
-        item = pb.RecallItem(ino=touch.ino)
-        if kind == READ:
-            item.names.extend(touch.names)
-            item.attributes_only = touch.attributes_only
-        self._context.recall(waiter, holder, item)
 
     # ------------------------------------------------------------------ commit
 
@@ -211,7 +200,7 @@ class Mutations:
         for holder, ino in sorted(mutation.provisional or ()):
             touch = mutation.touches.get(ino)
             if touch is not None and holder != mutation.session_id:
-                self._recall(waiter, holder, touch)
+                self._context.recall_touched(waiter, holder, touch)
 
     def _note_removed(self, mutation: Mutation) -> None:
         """Remember who has a file open whose last link went, and let it be reaped later."""
@@ -220,12 +209,8 @@ class Mutations:
         removed = _removed(reply)
         if removed is None or removed.nlink:
             return
-        opened_meanwhile = (mutation.session_id, removed.ino) in (mutation.provisional or ())
-        if mutation.session.alive and (mutation.original.keep_open or opened_meanwhile):
-            self._context.leases.note_open(mutation.session_id, removed.ino, write=True)
-        else:
-            self._context.leases.drop(mutation.session_id, removed.ino)
-        self._orphans.add(removed.ino)
+        keep_open = mutation.original.keep_open or mutation.told(removed.ino)
+        self._orphans.removed(mutation.session, removed.ino, keep_open=keep_open)
 
     # ------------------------------------------------------------------ reply
 
@@ -261,15 +246,16 @@ class Mutations:
         """Send a reply without leases, and recall right behind it what it makes its session believe."""
         self._context.reply(session, event)
         for touch in touches:
-            self._recall(None, session.id, touch)
+            self._context.recall_touched(None, session.id, touch)
         self._context.send_recall(session)
 
     def _grant(self, mutation: Mutation, reply: pb.Reply) -> None:
-        """Fill in the leases. A file made and opened at once is its maker's to write."""
+        """Fill in the leases. A new directory, and a file opened as well, is its maker's to write."""
         op, session_id = mutation.original, mutation.session_id
         self._grants.learned(session_id, ((ino, touch.names) for ino, touch in mutation.touches.items()))
         self._grants.grant(session_id, op, reply, mutation.spec.result)
-        if mutation.spec.name != "mknod" or not op.open or reply.entry.attr.ino != mutation.env.new_ino:
+        wanted = mutation.spec.name == "mkdir" or (mutation.spec.name == "mknod" and op.open)
+        if not wanted or reply.entry.attr.ino != mutation.env.new_ino:
             return
         ino = mutation.env.new_ino
         leases = self._context.leases
@@ -293,7 +279,7 @@ class Mutations:
         for touch in touches if seq <= session.restored_seq else ():
             for holder in self._context.leases.holders(touch.ino):
                 if holder != session.id:
-                    self._recall(replaying, holder, touch)
+                    self._context.recall_touched(replaying, holder, touch)
         if not replaying.waits:
             self.repeat(replaying)
 

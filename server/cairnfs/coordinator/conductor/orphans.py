@@ -7,6 +7,7 @@ from cairnfs.coordinator.conductor.context import Context
 from cairnfs.coordinator.leases import Pending
 from cairnfs.coordinator.namespace.operation import Touch
 from cairnfs.coordinator.namespace.reap import list_orphans, reap_step
+from cairnfs.coordinator.sessions import Session
 from cairnfs.engine.interface import EngineBroken, Operation, Outcome
 from cairnfs.rpc.v1 import metadata_pb2 as pb
 
@@ -45,6 +46,14 @@ class Orphans:
         """The last link of `ino` went."""
         if ino != ROOT_INO:
             self._known.add(ino)
+
+    def removed(self, session: Session, ino: int, *, keep_open: bool) -> None:
+        """`session` took the last link of `ino`, which it has open or not. To be followed by `check`."""
+        if keep_open and session.alive:
+            self._context.leases.note_open(session.id, ino, write=True)
+        else:
+            self._context.leases.drop(session.id, ino)
+        self.add(ino)
 
     def find_all(self) -> None:
         """After the start: take in what is recorded, and reap what nobody reclaimed."""

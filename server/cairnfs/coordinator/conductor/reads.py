@@ -4,7 +4,7 @@ from typing import Any, Final
 
 from cairnfs.base.errors import CairnError
 from cairnfs.coordinator.conductor.context import Context, answer
-from cairnfs.coordinator.conductor.grants import Grants, inodes_returned
+from cairnfs.coordinator.conductor.grants import Grants, inodes_told
 from cairnfs.coordinator.leases import READ
 from cairnfs.coordinator.namespace.operation import Env, OperationSpec
 from cairnfs.coordinator.recalls import Waiter
@@ -81,7 +81,7 @@ class Reads:
         context = self._context
         leases, session_id = context.leases, reading.session.id
         needs_lease = reading.spec.result == "extents" and not reading.op.no_lease
-        for ino in inodes_returned(reading.spec.result, reading.op, value):
+        for ino in inodes_told(reading.spec.result, reading.op, value):
             writer = leases.writer(ino)
             if writer is None or writer == session_id:
                 continue

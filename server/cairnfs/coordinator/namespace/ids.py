@@ -4,20 +4,25 @@ from typing import Final
 
 from cairnfs.base.limits import ID_RANGE, ROOT_INO
 from cairnfs.coordinator import keys
-from cairnfs.engine.interface import Transaction
+from cairnfs.engine.interface import ReadTransaction, Transaction
 
 _COUNTER: Final = keys.counter("inode")
 
 
-def reserve_inode_numbers(txn: Transaction) -> range:
-    """Take the next ID_RANGE numbers for good: run it in a commit, then `add` the result.
-
-    Numbers that a coordinator reserved and did not use are lost when it stops, which 64 bits allow.
-    """
+def first_unreserved(txn: ReadTransaction) -> int:
+    """The first inode number that nobody was given yet."""
     value = txn.get(_COUNTER)
-    first = ROOT_INO + 1 if value is None else int.from_bytes(value, "big")
-    txn.put(_COUNTER, (first + ID_RANGE).to_bytes(8, "big"))
-    return range(first, first + ID_RANGE)
+    return ROOT_INO + 1 if value is None else int.from_bytes(value, "big")
+
+
+def reserve_inode_numbers(txn: Transaction, count: int = ID_RANGE) -> range:
+    """Take the next `count` numbers for good: run it in a commit, then use the result.
+
+    Numbers that a coordinator or a session did not use are lost when it stops, which 64 bits allow.
+    """
+    first = first_unreserved(txn)
+    txn.put(_COUNTER, (first + count).to_bytes(8, "big"))
+    return range(first, first + count)
 
 
 class IdAllocator:

@@ -7,7 +7,7 @@ deadlines; an operation knows none of them.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from cairnfs.engine.interface import ReadTransaction, Transaction
 from cairnfs.rpc.v1 import metadata_pb2 as pb
@@ -37,6 +37,14 @@ class Footprint:
         return any(touch.ino == ino for touch in self.touches)
 
 
+class Cover(Protocol):
+    """Which inodes an operation may change."""
+
+    def covers(self, ino: int) -> bool:
+        """Whether no other session has a lease on `ino` that the change could make wrong."""
+        ...
+
+
 class FootprintChanged(Exception):
     """The names resolve to other inodes than the footprint says; the conductor starts again."""
 
@@ -47,7 +55,7 @@ class Env:
 
     caller: pb.Caller
     now_ns: int
-    footprint: Footprint = field(default_factory=Footprint)
+    footprint: Cover = field(default_factory=Footprint)
     new_ino: int = 0  # an unused inode number, when the operation may create one
 
 

@@ -80,7 +80,10 @@ def _find(txn: Transaction, op: pb.Rename, env: Env) -> _Move:
 
 
 def _check_ancestry(txn: Transaction, op: pb.Rename, move: _Move) -> None:
-    """No directory may come to lie in itself, and none that holds the source can be replaced."""
+    """No directory may come to lie in itself, and none that holds the source can be replaced.
+
+    Sessions change nothing in their own memory that this depends on: docs/internals/leases.md.
+    """
     if tree.is_directory(move.moved) and _is_above(txn, move.source.ino, op.new_parent):
         raise CairnError(common_pb2.ERROR_CODE_INVALID, "a directory cannot move into itself")
     if move.target is None or move.replaced is None or not tree.is_directory(move.replaced):

@@ -21,6 +21,8 @@ def footprint(_txn: ReadTransaction, op: pb.SetAttr) -> Footprint:
 def run(txn: Transaction, op: pb.SetAttr, env: Env) -> pb.AttrReply | MoreSteps:
     """Change what is given. Without `ctime_ns` the change time is now; a new size also sets mtime.
 
+    A change that waited at its client, like one of the clock, never moves the change time backwards.
+
     Raises CairnError NOT_FOUND; for a size also IS_DIRECTORY, INVALID, FILE_TOO_LARGE.
     """
     tree.require_cover(env, op.ino)
@@ -32,7 +34,7 @@ def run(txn: Transaction, op: pb.SetAttr, env: Env) -> pb.AttrReply | MoreSteps:
         uid=op.uid if op.HasField("uid") else before.uid,
         gid=op.gid if op.HasField("gid") else before.gid,
     )
-    inode = _with_times(inode, op)
+    inode = _with_times(inode, op, before.ctime_ns)
     if op.HasField("mode") and inode.xattrs:
         _update_access_list(txn, op.ino, inode.mode)
     tree.save(txn, op.ino, inode)
@@ -46,13 +48,13 @@ def _new_mode(inode: Inode, op: pb.SetAttr) -> int:
     return tree.without_privilege(mode) if op.kill_suid_sgid else mode
 
 
-def _with_times(inode: Inode, op: pb.SetAttr) -> Inode:
+def _with_times(inode: Inode, op: pb.SetAttr, ctime_before_ns: int) -> Inode:
     if op.HasField("atime_ns"):
         inode = inode._replace(atime_ns=op.atime_ns)
     if op.HasField("mtime_ns"):
         inode = inode._replace(mtime_ns=op.mtime_ns)
     if op.HasField("ctime_ns"):
-        inode = inode._replace(ctime_ns=op.ctime_ns)
+        inode = inode._replace(ctime_ns=max(ctime_before_ns, op.ctime_ns))
     return inode
 
 

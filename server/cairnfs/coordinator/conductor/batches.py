@@ -1,0 +1,178 @@
+"""Batches: changes that a session made under its WRITE leases, committed together (docs/internals/leases.md).
+
+A batch recalls nobody and waits for nobody: what it touches is leased to its session, or made by it.
+"""
+
+from dataclasses import replace
+from typing import Final
+
+from cairnfs.base.errors import CairnError
+from cairnfs.base.limits import BATCH_ENTRIES_MAX
+from cairnfs.coordinator import keys
+from cairnfs.coordinator.conductor import replies
+from cairnfs.coordinator.conductor.context import Context, answer
+from cairnfs.coordinator.conductor.orphans import Orphans
+from cairnfs.coordinator.leases import WRITE, Pending
+from cairnfs.coordinator.namespace.batch import Change, Executed, changes_of, run_batch
+from cairnfs.coordinator.namespace.operation import MoreSteps, Touch
+from cairnfs.coordinator.sessions import Session
+from cairnfs.engine.interface import EngineBroken, Operation, Outcome, Transaction
+from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
+
+_BATCH: Final = "batch"
+
+
+class Batching(Pending):
+    """One batch from its arrival to its reply."""
+
+    __slots__ = ("barred", "changes", "event", "executed", "flow", "granted", "leased", "seq", "session")
+
+    def __init__(self, flow: "Batches", session: Session, seq: int, changes: list[Change]) -> None:
+        super().__init__(session.id)
+        self.flow = flow
+        self.session = session
+        self.seq = seq
+        self.changes = changes  # what is left of them, when the first goes in steps
+        self.leased: set[int] = set()
+        self.granted: set[int] = set()  # numbers of inodes to be made, leased to the session for this batch
+        self.barred: set[int] = set()  # numbers that it may not use
+        self.event: pb.Event | None = None  # the answer, once it is durable
+        self.executed = Executed()
+
+    def proceed(self) -> None:
+        """Nobody believes any more what he should never have been told."""
+        self.flow.finish(self)
+
+
+class Batches:
+    """Runs batches."""
+
+    def __init__(self, context: Context, orphans: Orphans) -> None:
+        self._context = context
+        self._orphans = orphans
+
+    def start(self, session: Session, seq: int, op: pb.Batch) -> None:
+        """Begin a batch that was not executed before. Raises CairnError."""
+        if len(op.entries) > BATCH_ENTRIES_MAX:
+            raise CairnError(common.ERROR_CODE_INVALID, f"a batch of {len(op.entries)} entries")
+        batching = Batching(self, session, seq, changes_of(op))
+        self._take_leases(batching)
+        session.in_flight[seq] = batching
+        self._context.leases.add_pending(batching)
+        self._submit(batching)
+
+    def all_leased(self, session: Session, op: pb.Batch) -> bool:
+        """Whether the session holds all that the batch needs, so that nobody else can be concerned."""
+        made: set[int] = set()
+        for change in changes_of(op):
+            if any(self._context.leases.kind(session.id, ino) != WRITE for ino in change.inos - made):
+                return False
+            made.add(change.new_ino)
+        return True
+
+    def _take_leases(self, batching: Batching) -> None:
+        """Find out what is leased, and lease the new inodes already now.
+
+        Their maker changes them further before it hears of the commit, so whoever finds one in between
+        must ask it first.
+        """
+        leases, session_id = self._context.leases, batching.session_id
+        touched: set[int] = set().union(*(change.inos for change in batching.changes))
+        batching.leased = {ino for ino in touched if leases.kind(session_id, ino) == WRITE}
+        for change in batching.changes:
+            ino = change.new_ino
+            if not ino or leases.writer(ino) == session_id:
+                continue
+            if not self._is_unknown(session_id, ino):
+                batching.barred.add(ino)
+            else:
+                self._context.grant_write(session_id, ino, earlier=True)
+                batching.granted.add(ino)
+        new = {change.new_ino for change in batching.changes if change.new_ino} - batching.barred
+        batching.leased -= new  # not before it is made
+        batching.touches = {ino: Touch(ino) for ino in batching.leased | new}
+
+    def _is_unknown(self, session_id: str, ino: int) -> bool:
+        """Whether no other session has anything to do with `ino`, and this one has no lease on it."""
+        leases = self._context.leases
+        return (
+            not leases.holders(ino)
+            and not leases.open_elsewhere(session_id, ino)
+            and not leases.changing_elsewhere(session_id, ino)
+        )
+
+    def _submit(self, batching: Batching) -> None:
+        """Commit the batch, or its next step."""
+        session, seq = batching.session, batching.seq
+        if not session.alive:
+            self._context.leases.remove_pending(batching)
+            session.in_flight.pop(seq, None)
+            return
+        key = keys.reply(session.id, seq)
+        registry, changes = self._context.registry, batching.changes
+        leased, barred = batching.leased, batching.barred
+
+        def body(txn: Transaction) -> tuple[pb.Event, Executed] | MoreSteps:
+            executed = run_batch(txn, registry, changes, leased, barred)
+            if isinstance(executed, MoreSteps):
+                return executed
+            event = answer(seq, _BATCH, executed.reply)
+            # No touches: what was changed is leased to the session, so nobody is asked before a repetition.
+            txn.put(key, replies.encode({}, event.reply.SerializeToString()))
+            return event, executed
+
+        locks = (key, *(keys.inode(ino) for ino in batching.touches))
+        self._context.commit(Operation(body, locks), lambda outcome: self._committed(batching, outcome))
+
+    def _committed(self, batching: Batching, outcome: Outcome) -> None:
+        """The commit is durable, or has left no change."""
+        context, error = self._context, outcome.error
+        if isinstance(error, EngineBroken):
+            return  # not known whether it happened: the client asks again after the restart
+        if error is None and isinstance(outcome.value, MoreSteps):
+            first, *others = batching.changes
+            batching.changes = [replace(first, op=outcome.value.request), *others]
+            self._submit(batching)
+            return
+        context.leases.remove_pending(batching)
+        if error is None:
+            batching.event, batching.executed = outcome.value
+            batching.session.recorded.append(batching.seq)
+        for ino in batching.granted - batching.executed.made:
+            context.leases.drop(batching.session_id, ino)
+        if error is not None:
+            context.fail(batching.session, batching.seq, error, _BATCH)
+            return
+        for ino, keep_open in batching.executed.removed:
+            self._orphans.removed(batching.session, ino, keep_open=keep_open or batching.told(ino))
+        for holder, ino in sorted(batching.provisional or ()):
+            if holder != batching.session_id:
+                context.recall_touched(batching, holder, batching.touches[ino])
+        if not batching.waits:
+            self.finish(batching)
+
+    def finish(self, batching: Batching) -> None:
+        """Reply."""
+        session = batching.session
+        assert batching.event is not None
+        if session.alive:
+            self._context.reply(session, batching.event)
+        else:
+            session.in_flight.pop(batching.seq, None)
+        for ino, _ in batching.executed.removed:
+            self._orphans.check(ino)
+
+    def replay(self, session: Session, seq: int, op: pb.Batch, record: bytes) -> None:
+        """Answer a batch that was executed before, perhaps by an earlier coordinator."""
+        _, reply = replies.decode(record)
+        event = pb.Event()
+        event.reply.MergeFromString(reply)
+        failed = {result.index for result in event.reply.batch.results if result.error}
+        leases = self._context.leases
+        for index, entry in enumerate(op.entries[: event.reply.batch.executed]):
+            ino = entry.new_ino
+            if not ino or index in failed or leases.writer(ino) == session.id:
+                continue
+            if self._is_unknown(session.id, ino) and self._context.exists(ino):
+                self._context.grant_write(session.id, ino, earlier=True)
+        self._context.reply(session, event)
