@@ -1,6 +1,7 @@
 """The common base of the parts that make up the file system."""
 
 from cairnfs.vfs.flusher import Flusher
+from cairnfs.vfs.prefetch import Prefetcher
 from cairnfs.vfs.reader import Reader
 from cairnfs.vfs.sender import Sender
 from cairnfs.vfs.state import State
@@ -11,5 +12,6 @@ class Part:
 
     state: State
     flusher: Flusher
+    prefetcher: Prefetcher
     reader: Reader
     sender: Sender

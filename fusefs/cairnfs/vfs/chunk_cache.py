@@ -2,43 +2,42 @@
 
 from collections import OrderedDict
 
-import trio
+Piece = tuple[bytes, int, int]  # of a chunk: its id, an offset in it, a length
 
 
 class ChunkCache:
-    """Whole chunks by id, and who is fetching which."""
+    """Chunks, whole or in pieces, and how often parts were wanted of those that are not held."""
 
     def __init__(self, max_bytes: int) -> None:
         """`max_bytes`: what may be held; a chunk being fetched does not count."""
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._bytes = 0
-        self._chunks: OrderedDict[bytes, bytes] = OrderedDict()
-        self.fetching: dict[bytes, trio.Event] = {}
-        self.misses: dict[bytes, int] = {}  # partial reads of chunks that are not held
+        self._pieces: OrderedDict[Piece, bytes] = OrderedDict()
+        self._misses: dict[bytes, int] = {}
 
-    def get(self, chunk_id: bytes) -> bytes | None:
-        """The chunk, if held."""
-        data = self._chunks.get(chunk_id)
+    def get(self, piece: Piece) -> bytes | None:
+        """Exactly this piece, if held."""
+        data = self._pieces.get(piece)
         if data is not None:
-            self._chunks.move_to_end(chunk_id)
+            self._pieces.move_to_end(piece)
         return data
 
-    def __contains__(self, chunk_id: bytes) -> bool:
-        return chunk_id in self._chunks
+    def __contains__(self, piece: Piece) -> bool:
+        return piece in self._pieces
 
-    def put(self, chunk_id: bytes, data: bytes) -> None:
-        """Hold a chunk, dropping old ones as needed."""
-        if chunk_id in self._chunks or len(data) > self._max_bytes:
+    def put(self, piece: Piece, data: bytes) -> None:
+        """Hold a piece, dropping old ones as needed."""
+        if piece in self._pieces or len(data) > self.max_bytes:
             return
-        self._chunks[chunk_id] = data
+        self._pieces[piece] = data
         self._bytes += len(data)
-        while self._bytes > self._max_bytes:
-            _, old = self._chunks.popitem(last=False)
+        while self._bytes > self.max_bytes:
+            _, old = self._pieces.popitem(last=False)
             self._bytes -= len(old)
 
     def count_miss(self, chunk_id: bytes) -> int:
         """A part of a chunk was wanted that is not held; returns how often so far."""
-        if len(self.misses) > 10_000:
-            self.misses.clear()
-        count = self.misses[chunk_id] = self.misses.get(chunk_id, 0) + 1
+        if len(self._misses) > 10_000:
+            self._misses.clear()
+        count = self._misses[chunk_id] = self._misses.get(chunk_id, 0) + 1
         return count

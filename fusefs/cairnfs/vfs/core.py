@@ -7,6 +7,7 @@ from cairnfs.base.errors import CairnError
 from cairnfs.client.interface import ChunkIO, MetadataSession
 from cairnfs.rpc.v1 import common_pb2 as common
 from cairnfs.vfs.attributes import AttributeOps
+from cairnfs.vfs.chunk_source import ChunkSource
 from cairnfs.vfs.compactor import Compactor
 from cairnfs.vfs.directories import DirectoryHandle, DirectoryOps
 from cairnfs.vfs.events import Events
@@ -14,6 +15,7 @@ from cairnfs.vfs.files import FileOps
 from cairnfs.vfs.flusher import Flusher
 from cairnfs.vfs.interface import KernelNotifier
 from cairnfs.vfs.namespace import NamespaceOps
+from cairnfs.vfs.prefetch import Prefetcher
 from cairnfs.vfs.ranges import RangeOps
 from cairnfs.vfs.reader import Reader
 from cairnfs.vfs.recalls import Recalls
@@ -36,7 +38,9 @@ class VFS(NamespaceOps, AttributeOps, FileOps, RangeOps, DirectoryOps):
     ) -> None:
         """`nursery` runs background work until it is cancelled; start the session with `self.events`."""
         self.state = state = State(session, chunks, notifier, clock or SystemClock(), nursery, policy)
-        self.reader = Reader(state)
+        source = ChunkSource(chunks, state.chunk_cache)
+        self.prefetcher = Prefetcher(state, source)
+        self.reader = Reader(state, source, self.prefetcher)
         self.sender = Sender(state, Compactor(state, self.reader))
         self.flusher = Flusher(state, self.sender)
         self.events = Events(state, Recalls(state, self.flusher))

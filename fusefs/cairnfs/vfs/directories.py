@@ -7,12 +7,17 @@ handle's list, so it stays right while entries come and go; offset 0 starts anew
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import trio
+
 from cairnfs.base import limits
 from cairnfs.base.errors import CairnError
+from cairnfs.base.logs import get_logger
 from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
 from cairnfs.vfs.base import Part
 from cairnfs.vfs.inodes import Inode
 from cairnfs.vfs.interface import Listed
+
+log = get_logger(__name__)
 
 PAGE_ENTRIES = limits.READDIR_LIMIT_MAX
 
@@ -25,6 +30,7 @@ class DirectoryHandle:
     caller: pb.Caller
     listing: list[tuple[bytes, int]] = field(default_factory=list[tuple[bytes, int]])
     end: bool = False
+    arriving: trio.Event | None = None  # the next page is on its way
     epoch: int = -1  # of the inode when the listing began; still the same: the listing is complete
 
 
@@ -52,8 +58,11 @@ class DirectoryOps(Part):
         directory = self._directory(handle)
         if offset == 0:
             self._begin(directory)
+            self.prefetcher.visited(directory.inode, cold=not directory.end)
         while offset >= len(directory.listing) and not directory.end:
             await self._next_page(directory)
+        if not directory.end and directory.listing and directory.arriving is None:
+            self.state.spawn(self._page_ahead, directory)
         state = self.state
         listed: list[Listed] = []
         for index in range(offset, min(offset + limit, len(directory.listing))):
@@ -69,7 +78,7 @@ class DirectoryOps(Part):
         return listed
 
     def _begin(self, directory: DirectoryHandle) -> None:
-        directory.listing.clear()
+        directory.listing = []
         directory.end = False
         inode = directory.inode
         directory.epoch = inode.epoch
@@ -82,17 +91,42 @@ class DirectoryOps(Part):
             directory.end = True
 
     async def _next_page(self, directory: DirectoryHandle) -> None:
-        after = directory.listing[-1][0] if directory.listing else b""
-        inode = directory.inode
-        reply: pb.ReadDirReply = await self.state.session.call(
-            pb.ReadDir(ino=inode.ino, after=after, limit=PAGE_ENTRIES), directory.caller
+        """Have the next page in the listing; wait for it if it has been asked for."""
+        if directory.arriving is not None:
+            await directory.arriving.wait()
+            return
+        arrived = directory.arriving = trio.Event()
+        try:
+            await self._ask_for_page(directory)
+        finally:
+            directory.arriving = None
+            arrived.set()
+
+    async def _page_ahead(self, directory: DirectoryHandle) -> None:
+        try:
+            await self._next_page(directory)
+        except CairnError as error:
+            log.debug("listing ahead failed", ino=directory.inode.ino, error=str(error))
+
+    async def _ask_for_page(self, directory: DirectoryHandle) -> None:
+        listing, inode, epoch = directory.listing, directory.inode, directory.epoch
+        after = listing[-1][0] if listing else b""
+        op = pb.ReadDir(
+            ino=inode.ino,
+            after=after,
+            limit=PAGE_ENTRIES,
+            small_file_bytes=self.prefetcher.located_bytes,
         )
-        directory.listing.extend((entry.name, entry.attr.ino) for entry in reply.entries)
+        reply: pb.ReadDirReply = await self.state.session.call(op, directory.caller)
+        if directory.listing is not listing:
+            return  # rewound meanwhile
+        listing.extend((entry.name, entry.attr.ino) for entry in reply.entries)
         directory.end = reply.end
-        if not reply.leased:
+        if not reply.leased or epoch != inode.epoch:
             directory.epoch = -1
         if reply.end and directory.epoch == inode.epoch and self.state.entries_leased(inode):
             inode.complete = True
+        self.prefetcher.listed(inode, after, reply, directory.epoch)
 
     def listed(self, entry: Listed) -> None:
         """The kernel took this entry, which counts as one lookup."""

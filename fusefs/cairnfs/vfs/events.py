@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from cairnfs.base.limits import BLOCK_BYTES
 from cairnfs.base.logs import get_logger
 from cairnfs.client.interface import Holdings
 from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
@@ -198,9 +199,18 @@ class Events:
         if result.HasField("attr"):
             parent.learn_leased(result.attr, READ_LEASE if result.leased else NO_LEASE)
         for entry in result.entries:
-            self._inode(entry.attr.ino).learn_leased(entry.attr, entry.lease)
+            inode = self._inode(entry.attr.ino)
+            inode.learn_leased(entry.attr, entry.lease)
+            if entry.located:
+                self._learn_located(inode, entry)
             if result.leased:
                 parent.entries[entry.name] = entry.attr.ino
+
+    def _learn_located(self, inode: Inode, entry: pb.DirEntry) -> None:
+        """Where a small file's bytes are, if that is new and of the version that the attributes are of."""
+        same = inode.attr is not None and inode.attr.change == entry.attr.change
+        if same and inode.lease == READ_LEASE and not inode.unsaved and not inode.extents.knows(0, 1):
+            inode.extents.learn(0, BLOCK_BYTES, map(from_slice, entry.slices))
 
     def _readlink(self, op: pb.ReadLink, reply: pb.Reply) -> None:
         inode = self._inode(op.ino)

@@ -32,6 +32,7 @@ class NamespaceOps(Part):
             inode = state.inodes.find(ino) if ino else None
             if inode is not None and state.leased(inode):
                 return self._referenced(inode, directory)
+        self.prefetcher.missed(directory, name)
         try:
             reply: pb.EntryReply = await state.session.call(pb.Lookup(parent=parent, name=name), caller)
         except CairnError as error:

@@ -1,5 +1,6 @@
-"""Reads: unsent bytes over committed extents over holes, with whole chunks fetched ahead."""
+"""Reads: unsent bytes over committed extents over holes, with what readers will want next fetched ahead."""
 
+from collections import deque
 from functools import partial
 
 import trio
@@ -7,43 +8,52 @@ import trio
 from cairnfs.base import limits
 from cairnfs.base.errors import CairnError
 from cairnfs.base.logs import get_logger
-from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
+from cairnfs.client.waiting import ByteBudget
+from cairnfs.rpc.v1 import metadata_pb2 as pb
+from cairnfs.vfs.chunk_source import ChunkSource
 from cairnfs.vfs.extents import Extent, from_slice
 from cairnfs.vfs.inodes import Inode
+from cairnfs.vfs.prefetch import Prefetcher
+from cairnfs.vfs.readahead import Range
 from cairnfs.vfs.state import FileHandle, State
 from cairnfs.vfs.tasks import run_all
 
 log = get_logger(__name__)
 
-LOOK_AHEAD_BLOCKS = 64  # extents asked for at once
-PREFETCH_CHUNKS = 3
+FIRST_BLOCKS = 64  # located at once where no pattern is known
 SMALL_CHUNK_BYTES = 256 * limits.KIB  # fetched whole at once
 WHOLE_AFTER_MISSES = 3  # partial reads of one chunk until it is fetched whole
 ATTEMPTS = 3
+READERS_SEEN = 16  # reads that tell how many share the memory for reading ahead
 
 
 class Reader:
     """Reads file content for one mount."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, source: ChunkSource, prefetcher: Prefetcher) -> None:
         self._state = state
+        self._source = source
+        self._prefetcher = prefetcher
+        memory_bytes = state.policy.read_cache_max_bytes
+        self._ahead_bytes = memory_bytes // 2
+        self._ahead = ByteBudget(max(memory_bytes // 2, 1))
+        self._readers: deque[int] = deque(maxlen=READERS_SEEN)
+        self._locating: dict[int, tuple[Range, trio.Event]] = {}
 
     async def read(self, file: FileHandle, offset: int, size: int) -> bytes | memoryview:
         """Up to `size` bytes at `offset`; fewer only at the end of the file."""
         inode = file.inode
-        sequential = offset == file.read_end
-        file.sequential_reads = file.sequential_reads + 1 if sequential else 0
+        if offset == 0 and not file.direct:
+            self._prefetcher.reading(inode)
         for attempt in range(ATTEMPTS):
             extents, file_size = await self._extents(inode, offset, size, direct=file.direct)
             end = min(offset + size, file_size)
             if end <= offset:
                 return b""
-            file.read_end = end
+            whole = self._look_ahead(file, offset, end, file_size) if not attempt else False
             try:
-                if sequential:
-                    self._prefetch(inode, end)
                 fits = file_size <= self._state.policy.read_cache_max_bytes
-                return await self._assemble(inode, extents, offset, end, whole=sequential, fits=fits)
+                return await self._assemble(inode, extents, offset, end, whole=whole, fits=fits)
             except CairnError as error:
                 # What was planned may have been replaced and collected meanwhile: ask for it anew.
                 if attempt == ATTEMPTS - 1:
@@ -52,6 +62,8 @@ class Reader:
                 inode.extents.forget(offset, offset + size)
         raise AssertionError("unreachable")
 
+    # ------------------------------------------------------------------ where the bytes are
+
     async def extents(self, inode: Inode, offset: int, size: int) -> tuple[list[Extent], int]:
         """The committed extents that overlap a range, and the file's size."""
         return await self._extents(inode, offset, size, direct=False)
@@ -59,21 +71,52 @@ class Reader:
     async def _extents(
         self, inode: Inode, offset: int, size: int, *, direct: bool
     ) -> tuple[list[Extent], int]:
-        state = self._state
         end = offset + size
-        if not direct and state.leased(inode) and inode.attr is not None:
-            end = min(end, inode.attr.size)
-            if end <= offset or inode.extents.knows(offset, end):
-                return (inode.extents.within(offset, end) if end > offset else []), inode.attr.size
-        length = max(size, LOOK_AHEAD_BLOCKS * limits.BLOCK_BYTES)
-        if direct:
-            length = size
-        reply: pb.ExtentsReply = await state.session.call(
-            pb.GetExtents(ino=inode.ino, offset=offset, length=length, no_lease=direct)
-        )
+        if not direct:
+            known = self._known(inode, offset, end)
+            if known is None and await self._located(inode, offset, end):
+                known = self._known(inode, offset, end)
+            if known is not None:
+                return known
+        length = size if direct else max(size, FIRST_BLOCKS * limits.BLOCK_BYTES)
+        reply = await self._locate(inode, offset, length, direct=direct)
         file_size = max(reply.attr.size, inode.dirty.end)
         found = (from_slice(item) for item in reply.slices)
         return [e.clip(offset, end) for e in found if e.start < end and e.end > offset], file_size
+
+    async def _located(self, inode: Inode, start: int, end: int) -> bool:
+        """Wait for an answer that another task has asked for, if it tells of this range."""
+        asked, arrived = self._locating.get(inode.ino, (Range(0, 0), None))
+        if arrived is None or not asked.start <= start < end <= asked.end:
+            return False
+        await arrived.wait()
+        return True
+
+    def _known(self, inode: Inode, offset: int, end: int) -> tuple[list[Extent], int] | None:
+        if not self._state.leased(inode) or inode.attr is None:
+            return None
+        end = min(end, inode.attr.size)
+        if end <= offset:
+            return [], inode.attr.size
+        if not inode.extents.knows(offset, end):
+            return None
+        return inode.extents.within(offset, end), inode.attr.size
+
+    async def _locate(self, inode: Inode, offset: int, length: int, *, direct: bool) -> pb.ExtentsReply:
+        op = pb.GetExtents(ino=inode.ino, offset=offset, length=length, no_lease=direct)
+        if direct or inode.ino in self._locating:
+            reply: pb.ExtentsReply = await self._state.session.call(op)
+            return reply
+        arrived = trio.Event()
+        self._locating[inode.ino] = Range(offset, offset + length), arrived
+        try:
+            reply = await self._state.session.call(op)
+            return reply
+        finally:
+            del self._locating[inode.ino]
+            arrived.set()
+
+    # ------------------------------------------------------------------ putting it together
 
     async def _assemble(
         self, inode: Inode, extents: list[Extent], start: int, end: int, *, whole: bool, fits: bool
@@ -100,48 +143,52 @@ class Reader:
         `fits`: all chunks of the file find room there together. When they do not, random reads would drop
         each chunk before it is used again, so only what is asked for is fetched.
         """
-        cache = self._state.chunk_cache
-        data = cache.get(extent.chunk_id)
-        if data is None:
-            part = extent.length * 2 < extent.chunk_length and extent.chunk_length > SMALL_CHUNK_BYTES
-            wanted = whole or not part or extent.chunk_id in cache.fetching
-            if not wanted and not (fits and cache.count_miss(extent.chunk_id) >= WHOLE_AFTER_MISSES):
-                return await self._state.chunks.retrieve(
-                    extent.chunk_id, extent.chunk_length, extent.nodes, extent.chunk_offset, extent.length
-                )
-            data = await self._fetch_whole(extent)
-        return memoryview(data)[extent.chunk_offset : extent.chunk_offset + extent.length]
-
-    async def _fetch_whole(self, extent: Extent) -> bytes:
-        cache = self._state.chunk_cache
-        while (fetching := cache.fetching.get(extent.chunk_id)) is not None:
-            await fetching.wait()
-            data = cache.get(extent.chunk_id)
-            if data is not None:
-                return data
-        done = cache.fetching[extent.chunk_id] = trio.Event()
-        try:
-            data = await self._state.chunks.retrieve(
-                extent.chunk_id, extent.chunk_length, extent.nodes, 0, extent.chunk_length
-            )
-            cache.put(extent.chunk_id, data)
+        source = self._source
+        data = source.held(extent)
+        if data is not None:
             return data
-        finally:
-            del cache.fetching[extent.chunk_id]
-            done.set()
+        part = extent.length * 2 < extent.chunk_length and extent.chunk_length > SMALL_CHUNK_BYTES
+        if whole or not part or source.at_hand(extent):
+            return await source.whole(extent)
+        if fits and self._state.chunk_cache.count_miss(extent.chunk_id) >= WHOLE_AFTER_MISSES:
+            return await source.whole(extent)
+        return await source.part(extent)
 
-    def _prefetch(self, inode: Inode, offset: int) -> None:
-        """Fetch the chunks that a sequential reader will want next."""
-        end = offset + PREFETCH_CHUNKS * limits.BLOCK_BYTES
-        for extent in inode.extents.within(offset, end):
-            cache = self._state.chunk_cache
-            if extent.chunk_id not in cache and extent.chunk_id not in cache.fetching:
-                self._state.spawn(self._fetch_quietly, extent)
+    # ------------------------------------------------------------------ reading ahead
 
-    async def _fetch_quietly(self, extent: Extent) -> None:
+    def _look_ahead(self, file: FileHandle, offset: int, end: int, file_size: int) -> bool:
+        """Fetch what this reader will want next; returns whether it wants whole chunks."""
+        self._readers.append(id(file))
+        window_bytes = min(limits.READ_AHEAD_MAX_BYTES, self._ahead_bytes // len(set(self._readers)))
+        foreseen = file.pattern.observe(offset, end - offset, file_size, window_bytes)
+        if foreseen.ahead and not file.direct:
+            self._state.spawn(self._fetch_ahead, file.inode, foreseen.ahead, foreseen.whole)
+        return foreseen.whole
+
+    async def _fetch_ahead(self, inode: Inode, ranges: tuple[Range, ...], whole: bool) -> None:
         try:
-            cache = self._state.chunk_cache
-            if extent.chunk_id not in cache and extent.chunk_id not in cache.fetching:
-                await self._fetch_whole(extent)
+            for start, end in ranges:
+                for extent in await self._extents_ahead(inode, start, end):
+                    if not self._source.at_hand(extent):
+                        size_bytes = extent.chunk_length if whole else extent.length
+                        held_bytes = await self._ahead.acquire(size_bytes)
+                        self._state.spawn(self._fetch_quietly, extent, whole, held_bytes)
         except CairnError as error:
-            log.debug("reading ahead failed", error=str(error), code=common.ErrorCode.Name(error.code))
+            log.debug("reading ahead failed", error=str(error))
+
+    async def _extents_ahead(self, inode: Inode, start: int, end: int) -> list[Extent]:
+        """What is known of a range after asking for what is not, and for a good deal behind it."""
+        if (known := self._known(inode, start, end)) is not None:
+            return known[0]
+        if not await self._located(inode, start, end):
+            await self._locate(inode, start, limits.EXTENT_BLOCKS_AHEAD * limits.BLOCK_BYTES, direct=False)
+        known = self._known(inode, start, end)
+        return known[0] if known is not None else []
+
+    async def _fetch_quietly(self, extent: Extent, whole: bool, held_bytes: int) -> None:
+        try:
+            await (self._source.whole if whole else self._source.keep_part)(extent)
+        except CairnError as error:
+            log.debug("reading ahead failed", error=str(error))
+        finally:
+            self._ahead.release(held_bytes)

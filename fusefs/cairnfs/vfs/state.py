@@ -15,6 +15,7 @@ from cairnfs.vfs.chunk_cache import ChunkCache
 from cairnfs.vfs.inodes import NO_LEASE, WRITE_LEASE, Inode, InodeTable
 from cairnfs.vfs.interface import KernelNotifier, Node
 from cairnfs.vfs.lock_table import LockTable
+from cairnfs.vfs.readahead import ReadPattern
 
 log = get_logger(__name__)
 
@@ -39,8 +40,7 @@ class FileHandle:
     flags: int
     direct: bool
     writable: bool
-    read_end: int = 0  # where the last read ended: the next one is sequential if it starts there
-    sequential_reads: int = 0
+    pattern: ReadPattern = field(default_factory=ReadPattern)
 
 
 @dataclass(slots=True)

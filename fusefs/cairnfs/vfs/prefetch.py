@@ -1,0 +1,302 @@
+"""Fetches ahead of programs that go through directories: listings, and the content of small files.
+
+`walks.py` recognizes them; here is what is asked for because of it. Replies come into the caches through
+`events.py` as all others do, under the same leases, so nothing here can make an answer stale.
+"""
+
+from bisect import bisect_left
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Sequence
+from stat import S_ISDIR, S_ISREG
+
+from cairnfs.base import limits
+from cairnfs.base.errors import CairnError
+from cairnfs.base.logs import get_logger
+from cairnfs.rpc.v1 import metadata_pb2 as pb
+from cairnfs.vfs.chunk_source import ChunkSource
+from cairnfs.vfs.inodes import WRITE_LEASE, Inode
+from cairnfs.vfs.state import State
+from cairnfs.vfs.tasks import run_all
+from cairnfs.vfs.walks import PAUSE_S, DirectoryWalk, Entry, Page, TreeWalk
+
+log = get_logger(__name__)
+
+FILES_AT_ONCE_MAX = 512
+CONTENT_PAGE_ENTRIES = 256
+AHEAD_PAGE_ENTRIES = 256  # of a directory that nobody has looked at yet
+DIRECTORIES_AT_ONCE_MAX = 16
+SIBLINGS_SEEN_MAX = 128  # looked at for directories that are worth listing
+
+
+class Prefetcher:
+    """Watches what is done to the directories of one mount and fetches what will be wanted next.
+
+    The methods without `async` are told of calls; they cost little and raise nothing.
+    """
+
+    def __init__(self, state: State, source: ChunkSource) -> None:
+        self._state = state
+        self._source = source
+        self._walks: OrderedDict[int, DirectoryWalk] = OrderedDict()
+        self._tree = TreeWalk()
+        self._expected: dict[int, tuple[int, DirectoryWalk]] = {}  # by inode: directory and walk
+        self._content_used_s = float("-inf")
+        self._memory_bytes = min(limits.PREFETCH_UNUSED_MAX_BYTES, state.policy.read_cache_max_bytes // 4)
+
+    # ------------------------------------------------------------------ what programs do
+
+    def missed(self, directory: Inode, name: bytes) -> None:
+        """A lookup of `name` goes to the coordinator."""
+        if directory.lease == WRITE_LEASE:
+            return  # what is not known of it is about to be made here
+        now_s = self._state.clock.monotonic()
+        walk = self._walk(directory.ino)
+        walk.missed(name, now_s)
+        walk.count_use(self._referenced)
+        self._tree.visited(directory.ino, now_s, cold=True)
+        page = walk.page(eager=self._tree.walking(now_s))
+        if page is not None:
+            walk.paging = True
+            self._state.spawn(self._look_up_ahead, directory, walk, page)
+        self._list_ahead(directory, now_s)
+
+    def visited(self, directory: Inode, *, cold: bool) -> None:
+        """A program begins to list a directory; `cold`: the coordinator has to be asked."""
+        now_s = self._state.clock.monotonic()
+        self._tree.visited(directory.ino, now_s, cold=cold)
+        walk = self._walks.get(directory.ino)
+        if walk is not None:
+            self._start_contents(directory, walk, now_s)
+        self._list_ahead(directory, now_s)
+
+    def listed(self, directory: Inode, after: bytes, reply: pb.ReadDirReply, epoch: int) -> None:
+        """A page of a listing that a program asked for has arrived; see `DirectoryWalk.listed`."""
+        now_s = self._state.clock.monotonic()
+        walk = self._walk(directory.ino)
+        walk.listed(after, _entries(reply.entries), end=reply.end, epoch=epoch)
+        self._start_contents(directory, walk, now_s)
+        self._list_ahead(directory, now_s)
+
+    def reading(self, inode: Inode) -> None:
+        """A program begins to read a file."""
+        found = self._expected.pop(inode.ino, None)
+        now_s = self._state.clock.monotonic()
+        if found is not None:
+            directory, walk = found
+            walk.read_expected(inode.ino, now_s)
+            self._content_used_s = now_s
+        else:
+            size_bytes = inode.attr.size if inode.attr is not None else 0
+            if not 0 < size_bytes <= limits.PREFETCH_FILE_MAX_BYTES or self._at_hand(inode):
+                return
+            directory, found_walk = self._containing(inode.ino)
+            if found_walk is None:
+                return
+            walk = found_walk
+            walk.read_cold(inode.ino, size_bytes, now_s)
+        parent = self._state.inodes.find(directory)
+        if parent is not None and walk.wants_contents:
+            walk.fetching = True
+            self._state.spawn(self._fetch_files, parent, walk, inode.ino)
+
+    @property
+    def located_bytes(self) -> int:
+        """Up to which size files should be located by listings that are asked for now; 0: none."""
+        now_s = self._state.clock.monotonic()
+        return limits.PREFETCH_FILE_MAX_BYTES if now_s - self._content_used_s <= PAUSE_S else 0
+
+    # ------------------------------------------------------------------ what is known
+
+    def _walk(self, ino: int) -> DirectoryWalk:
+        walk = self._walks.get(ino)
+        if walk is None:
+            walk = self._walks[ino] = DirectoryWalk()
+            if len(self._walks) > limits.WALKS_MAX:
+                _, old = self._walks.popitem(last=False)
+                for expected in old.expected:
+                    self._expected.pop(expected, None)
+        else:
+            self._walks.move_to_end(ino)
+        return walk
+
+    def _containing(self, ino: int) -> tuple[int, DirectoryWalk | None]:
+        """The directory in which a program seems to have found a file."""
+        for directory, walk in reversed(self._walks.items()):
+            if walk.position(ino) is not None:
+                return directory, walk
+            inode = self._state.inodes.find(directory)
+            if inode is not None and any(inode.entries.get(name) == ino for name in walk.recent):
+                return directory, walk
+        return 0, None
+
+    def _referenced(self, ino: int) -> bool:
+        inode = self._state.inodes.find(ino)
+        return inode is not None and inode.lookups > 0
+
+    def _located(self, inode: Inode) -> bool:
+        return self._state.leased(inode) and inode.extents.knows(0, 1)
+
+    def _at_hand(self, inode: Inode) -> bool:
+        """Whether reading a small file needs nobody else."""
+        if not self._located(inode) or inode.attr is None:
+            return False
+        return all(map(self._source.at_hand, inode.extents.within(0, inode.attr.size)))
+
+    # ------------------------------------------------------------------ names
+
+    async def _look_up_ahead(self, directory: Inode, walk: DirectoryWalk, page: Page) -> None:
+        try:
+            reply = await self._page(directory, walk, page)
+        except CairnError as error:
+            log.debug("looking up ahead failed", ino=directory.ino, error=str(error))
+        else:
+            walk.fetched([entry.attr.ino for entry in reply.entries])
+            self._start_contents(directory, walk, self._state.clock.monotonic())
+        finally:
+            walk.paging = False
+
+    async def _page(self, directory: Inode, walk: DirectoryWalk, page: Page) -> pb.ReadDirReply:
+        """Ask for a page and note what it says. Raises what the session raises."""
+        epoch = directory.epoch
+        located_bytes = limits.PREFETCH_FILE_MAX_BYTES if walk.cold_reads else self.located_bytes
+        op = pb.ReadDir(ino=directory.ino, after=page.after, limit=page.limit, small_file_bytes=located_bytes)
+        reply: pb.ReadDirReply = await self._state.session.call(op)
+        sound = reply.leased and directory.epoch == epoch
+        walk.listed(page.after, _entries(reply.entries), end=reply.end, epoch=epoch if sound else -1)
+        if walk.whole and walk.epoch == directory.epoch and self._state.entries_leased(directory):
+            directory.complete = True
+        return reply
+
+    # ------------------------------------------------------------------ trees
+
+    def _list_ahead(self, directory: Inode, now_s: float) -> None:
+        """List the directories that a walk through a tree comes to next: those inside, then those beside."""
+        if not self._tree.walking(now_s):
+            return
+        left = min(self._tree.directories.left, DIRECTORIES_AT_ONCE_MAX)
+        if not left:
+            return
+        for ino in self._directories_behind(directory):
+            if ino in self._tree.expected or not self._worth_listing(ino):
+                continue
+            self._tree.take(ino)
+            self._state.spawn(self._list_one, ino)
+            left -= 1
+            if not left:
+                return
+
+    def _directories_behind(self, directory: Inode) -> Iterable[int]:
+        inside = self._walks.get(directory.ino)
+        if inside is not None:
+            yield from (entry.ino for entry in inside.listing[:SIBLINGS_SEEN_MAX] if entry.directory)
+        beside = self._walks.get(directory.attr.parent) if directory.attr is not None else None
+        position = beside.position(directory.ino) if beside is not None else None
+        if beside is not None and position is not None:
+            behind = beside.listing[position + 1 : position + 1 + SIBLINGS_SEEN_MAX]
+            yield from (entry.ino for entry in behind if entry.directory)
+
+    def _worth_listing(self, ino: int) -> bool:
+        inode = self._state.inodes.find(ino)
+        return inode is not None and inode.lease != WRITE_LEASE and not inode.complete
+
+    async def _list_one(self, ino: int) -> None:
+        directory = self._state.inodes.get(ino)
+        walk = self._walk(ino)
+        try:
+            await self._page(directory, walk, Page(b"", AHEAD_PAGE_ENTRIES))
+        except CairnError as error:
+            log.debug("listing ahead failed", ino=ino, error=str(error))
+        else:
+            self._start_contents(directory, walk, self._state.clock.monotonic())
+
+    # ------------------------------------------------------------------ contents
+
+    def _start_contents(self, directory: Inode, walk: DirectoryWalk, now_s: float) -> None:
+        """Fetch the first files of a directory when those of the ones before it were read, too."""
+        if self.located_bytes and walk.listing and not walk.fetching and walk.expect_reads(now_s):
+            walk.fetching = True
+            self._state.spawn(self._fetch_files, directory, walk, 0)
+
+    async def _fetch_files(self, directory: Inode, walk: DirectoryWalk, ino: int) -> None:
+        """Fetch small files behind the one with number `ino`, or from the start of the listing (0)."""
+        files: list[Entry] = []
+        try:
+            if ino and walk.position(ino) is None:
+                name = next((name for name in walk.recent if directory.entries.get(name) == ino), b"")
+                await self._page(directory, walk, Page(name, CONTENT_PAGE_ENTRIES))
+            files = self._choose(directory, walk, ino)
+            if not files and not walk.ended:
+                await self._page(directory, walk, Page(walk.end, CONTENT_PAGE_ENTRIES))
+                files = self._choose(directory, walk, ino)
+            await self._locate(directory, walk, files)
+            await self._fetch_contents(files)
+        except CairnError as error:
+            log.debug("reading small files ahead failed", ino=directory.ino, error=str(error))
+        finally:
+            walk.fetching = False
+            for entry in files:
+                if not self._is_at_hand(entry) and self._expected.pop(entry.ino, None) is not None:
+                    walk.give_up(entry.ino)
+
+    def _choose(self, directory: Inode, walk: DirectoryWalk, ino: int) -> list[Entry]:
+        now_s = self._state.clock.monotonic()
+        unused = sum(each.unused_bytes(now_s) for each in self._walks.values())
+        left = min(walk.contents.left, self._memory_bytes - unused)
+        files: list[Entry] = []
+        position = walk.position(ino)
+        for entry in walk.files_behind(-1 if position is None else position):
+            left -= entry.small_bytes
+            if left < 0 or len(files) >= FILES_AT_ONCE_MAX:
+                break
+            files.append(entry)
+        for entry in files:
+            walk.take(entry)
+            self._expected[entry.ino] = directory.ino, walk
+        return files
+
+    async def _locate(self, directory: Inode, walk: DirectoryWalk, files: Sequence[Entry]) -> None:
+        """Ask where the bytes of files are, of many files with each request."""
+        unknown = [entry.name for entry in files if not self._is_located(entry)]
+        names = [entry.name for entry in walk.listing]
+        while unknown:
+            first, last = bisect_left(names, unknown[0]), bisect_left(names, unknown[-1])
+            after = names[first - 1] if first else walk.after
+            limit = min(max(last + 1 - first, 1), limits.READDIR_LIMIT_MAX)
+            reply = await self._page(directory, walk, Page(after, limit))
+            if not reply.entries:
+                return
+            behind = reply.entries[-1].name
+            unknown = [name for name in unknown if name > behind]
+
+    async def _fetch_contents(self, files: Iterable[Entry]) -> None:
+        """Have the chunks of located files in memory."""
+        queue = deque(files)
+
+        async def work() -> None:
+            while queue:
+                inode = self._state.inodes.find(queue.popleft().ino)
+                if inode is None or inode.attr is None or not self._located(inode):
+                    continue
+                for extent in inode.extents.within(0, max(inode.attr.size, 1)):
+                    if extent.chunk_length <= limits.PREFETCH_FILE_MAX_BYTES:
+                        await self._source.whole(extent)
+
+        await run_all(work for _ in range(min(len(queue), limits.PREFETCH_CONCURRENT_MAX)))
+
+    def _is_located(self, entry: Entry) -> bool:
+        inode = self._state.inodes.find(entry.ino)
+        return inode is not None and self._located(inode)
+
+    def _is_at_hand(self, entry: Entry) -> bool:
+        inode = self._state.inodes.find(entry.ino)
+        return inode is not None and self._at_hand(inode)
+
+
+def _entries(listed: Iterable[pb.DirEntry]) -> list[Entry]:
+    entries: list[Entry] = []
+    for each in listed:
+        attr = each.attr
+        mode, size = attr.mode, attr.size
+        small_bytes = size if S_ISREG(mode) and size <= limits.PREFETCH_FILE_MAX_BYTES else 0
+        entries.append(Entry(each.name, attr.ino, small_bytes, S_ISDIR(mode)))
+    return entries

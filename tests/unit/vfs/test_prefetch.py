@@ -1,0 +1,187 @@
+"""Fetching ahead of programs that go through directories: how few requests it takes, and when it ends."""
+
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+import trio.testing
+
+from cairnfs.base.errors import CairnError
+from cairnfs.base.limits import KIB
+from cairnfs.rpc.v1 import common_pb2 as common
+from cairnfs.vfs.state import MountPolicy
+from tests.doubles.rig import MemoryChunks, Rig, SimKernel, Stream
+
+pytestmark = pytest.mark.usefixtures("autojump_clock")
+
+
+class CountedChunks(MemoryChunks):
+    """Chunks that count how often one is retrieved, and can fail."""
+
+    retrieved = 0
+    broken = False
+
+    async def retrieve(
+        self, chunk_id: bytes, chunk_length: int, nodes: Sequence[int], offset: int, length: int
+    ) -> bytes:
+        self.retrieved += 1
+        if self.broken:
+            raise CairnError(common.ERROR_CODE_UNAVAILABLE)
+        return await super().retrieve(chunk_id, chunk_length, nodes, offset, length)
+
+
+class CountingRig(Rig):
+    """A rig that remembers what its newest client has asked for."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        super().__init__(nursery)
+        self.chunks = self.counted = CountedChunks()
+        self.newest: Stream | None = None
+
+    def connect(self, address: str) -> Stream:
+        self.newest = super().connect(address)
+        return self.newest
+
+    @property
+    def asked(self) -> Counter[str]:
+        """How many requests of each kind the newest client has sent."""
+        assert self.newest is not None
+        sent = (request for message in self.newest.sent for request in message.requests)
+        return Counter(request.WhichOneof("op") or "" for request in sent)
+
+
+@asynccontextmanager
+async def cold_mount(
+    paths: dict[str, bytes], policy: MountPolicy | None = None
+) -> AsyncIterator[tuple[SimKernel, CountingRig]]:
+    """A mount of a tree that another one made."""
+    async with trio.open_nursery() as nursery:
+        rig = CountingRig(nursery)
+        async with rig.mount() as maker:
+            made = {""}
+            for path, content in paths.items():
+                parts = path.split("/")[1:-1]
+                for depth in range(len(parts)):
+                    directory = "/" + "/".join(parts[: depth + 1])
+                    if directory not in made:
+                        made.add(directory)
+                        await maker.mkdir(directory)
+                await maker.write(path, 0, content)
+        async with rig.mount(policy) as kernel:
+            rig.counted.retrieved = 0
+            yield kernel, rig
+        nursery.cancel_scope.cancel()
+
+
+def flat(files: int, size: int = 100) -> dict[str, bytes]:
+    return {f"/d/f{number:04d}": (b"%04d" % number).ljust(size, b".") for number in range(files)}
+
+
+async def test_stat_of_file_after_file_takes_few_requests() -> None:
+    tree = flat(1_500)
+    async with cold_mount(tree) as (kernel, rig):
+        for path in tree:
+            assert (await kernel.stat(path)).size == 100
+        assert rig.asked["lookup"] <= 12
+        assert rig.asked["readdir"] <= 4
+        assert rig.asked.total() <= 16
+
+
+async def test_names_that_are_not_there_are_known_with_the_rest() -> None:
+    async with cold_mount(flat(200)) as (kernel, rig):
+        for number in range(100):
+            assert not await kernel.exists(f"/d/absent{number}")
+        assert rig.asked["lookup"] <= 25
+
+
+async def test_reading_file_after_file_takes_few_requests() -> None:
+    tree = flat(600)
+    async with cold_mount(tree) as (kernel, rig):
+        for path, content in tree.items():
+            assert await kernel.read(path) == content
+        asked = rig.asked
+        assert asked["get_extents"] <= 6
+        assert asked.total() <= 40
+        assert rig.counted.retrieved == len(tree)
+
+
+async def test_reading_after_a_listing_takes_few_requests() -> None:
+    tree = flat(600)
+    async with cold_mount(tree) as (kernel, rig):
+        await kernel.listdir("/d")
+        for path, content in tree.items():
+            assert await kernel.read(path) == content
+        assert rig.asked["get_extents"] <= 4
+        assert rig.asked.total() <= 20
+
+
+async def test_a_tree_is_read_in_few_requests() -> None:
+    tree = {f"/t/{a}/{b}/f{c}": f"{a}{b}{c}".encode() for a in range(6) for b in range(6) for c in range(10)}
+    async with cold_mount(tree) as (kernel, rig):
+
+        async def walk(path: str) -> int:
+            count = 0
+            for name in await kernel.listdir(path):
+                below = f"{path}/{name}"
+                if name.startswith("f"):
+                    assert await kernel.read(below) == tree[below]
+                    count += 1
+                else:
+                    count += await walk(below)
+            return count
+
+        assert await walk("/t") == len(tree)
+        asked = rig.asked
+        assert asked["get_extents"] <= 12
+        assert asked["readdir"] <= 70
+        assert asked.total() <= 80
+
+
+async def test_one_file_brings_no_others() -> None:
+    async with cold_mount(flat(100)) as (kernel, rig):
+        await kernel.read("/d/f0050")
+        await trio.sleep(1)
+        assert rig.counted.retrieved == 1
+        assert rig.asked["readdir"] == 0
+
+
+async def test_reading_here_and_there_fetches_little() -> None:
+    async with cold_mount(flat(400, 64 * KIB)) as (kernel, rig):
+        for number in (390, 10, 200):
+            await kernel.read(f"/d/f{number:04d}")
+            await trio.sleep(0.1)
+        await trio.sleep(1)
+        assert rig.counted.retrieved <= 30
+
+
+async def test_large_files_are_not_prefetched() -> None:
+    async with cold_mount({**flat(3), **{f"/d/x{n}": bytes(600 * KIB) for n in range(4)}}) as (kernel, rig):
+        for number in range(3):
+            await kernel.read(f"/d/f{number:04d}")
+        await trio.sleep(1)
+        assert rig.counted.retrieved == 3
+
+
+async def test_without_memory_for_it_no_content_is_fetched_ahead() -> None:
+    tree = flat(50)
+    async with cold_mount(tree, MountPolicy(read_cache_max_bytes=0)) as (kernel, rig):
+        for path, content in tree.items():
+            assert await kernel.read(path) == content
+        assert rig.counted.retrieved <= 2 * len(tree)
+
+
+async def test_a_failure_ahead_is_not_the_readers() -> None:
+    tree = flat(100)
+    async with cold_mount(tree) as (kernel, rig):
+        first, second, *_ = tree
+        await kernel.read(first)
+        await kernel.stat(second)
+        rig.counted.broken = True
+        with pytest.raises(CairnError):
+            await kernel.read(second)
+        await trio.sleep(1)
+        rig.counted.broken = False
+        for path, content in tree.items():
+            assert await kernel.read(path) == content
