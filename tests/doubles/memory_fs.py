@@ -12,6 +12,7 @@ import trio
 
 from cairnfs.base.errors import TRAITS, CairnError
 from cairnfs.rpc.v1 import common_pb2, metadata_pb2 as pb
+from cairnfs.vfs.answers import Answers, NoAnswers
 from cairnfs.vfs.interface import Listed, Node, Opened, SetAttributes, Space
 
 _BY_ERRNO: dict[int, "common_pb2.ErrorCode.ValueType"] = {}
@@ -56,6 +57,7 @@ class MemoryFileSystem:
         self.inodes: dict[int, Inode] = {}
         self.handles: dict[int, int] = {}
         self.references: Counter[int] = Counter()
+        self.answers: Answers = NoAnswers()
         self.calls: Counter[str] = Counter()
         self.faults: dict[str, BaseException] = {}
         self.stalls: dict[str, trio.Event] = {}
@@ -193,7 +195,7 @@ class MemoryFileSystem:
     def forget(self, counts: Sequence[tuple[int, int]]) -> None:
         self.calls["forget"] += 1
         for ino, count in counts:
-            self.references[ino] -= count
+            self.references[ino] += self.answers.take_lookups(ino) - count
             assert self.references[ino] >= 0, f"inode {ino} forgotten too often"
             if ino in self.inodes:
                 self._drop(self.inodes[ino])

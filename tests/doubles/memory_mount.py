@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,16 @@ import trio
 
 from cairnfs.base.errors import CairnError
 from cairnfs.base.logs import configure_logging
+from cairnfs.fuse.answers import KernelAnswers
 from cairnfs.fuse.attributes import Presentation
+from cairnfs.fuse.lowlevel import lib
 from cairnfs.fuse.notifier import Notifier
 from cairnfs.fuse.server import Mounting, connection, serve
 from cairnfs.mount import background
 from cairnfs.rpc.v1 import metadata_pb2 as pb
-from tests.doubles.memory_fs import _BY_ERRNO, MemoryFileSystem
+from tests.doubles.memory_fs import _BY_ERRNO, TIMEOUT_S, MemoryFileSystem
+
+_ANSWERED = ("lookup", "absent", "getattr", "xattr", "flush", "release")
 
 
 class Control:
@@ -64,6 +69,51 @@ class Control:
     async def remove_file(self, name: str) -> None:
         self.fs._remove(self.fs.root_ino, name.encode())
 
+    async def publish(self, name: str) -> None:
+        """The kernel may be told of this entry, and what it stands for, without asking the file system."""
+        node = self.fs.node(self.fs._child(self.fs.root_ino, name.encode()))
+        assert node.attr is not None
+        self.fs.answers.publish_inode(node.attr)
+        self.fs.answers.publish_entry(self.fs.root_ino, name.encode(), node.attr.ino)
+
+    async def publish_root(self) -> None:
+        attr = self.fs.node(self.fs.inodes[self.fs.root_ino]).attr
+        assert attr is not None
+        self.fs.answers.publish_inode(attr)
+
+    async def publish_absent(self, name: str) -> None:
+        self.fs.answers.publish_entry(self.fs.root_ino, name.encode(), None)
+
+    async def publish_complete(self) -> None:
+        self.fs.answers.publish_complete(self.fs.root_ino)
+
+    async def withdraw_inode(self, name: str) -> None:
+        ino = self.fs._child(self.fs.root_ino, name.encode()).attr.ino
+        self.fs.references[ino] += self.fs.answers.withdraw_inode(ino)
+
+    async def withdraw_entry(self, name: str) -> None:
+        self.fs.answers.withdraw_entry(self.fs.root_ino, name.encode())
+
+    async def withdraw_directory(self) -> None:
+        self.fs.answers.withdraw_directory(self.fs.root_ino)
+
+    async def clear_answers(self) -> None:
+        self.fs.answers.clear()
+
+    async def trust_for(self, duration_s: float) -> None:
+        self.fs.answers.trust_until(time.clock_gettime(time.CLOCK_BOOTTIME) + duration_s)
+
+    async def answered(self) -> dict[str, int]:
+        """How many requests were answered without Python, by kind."""
+        counts = lib.cairn_answered
+        return {kind: getattr(counts, kind) for kind in _ANSWERED}
+
+    async def references(self, name: str) -> int:
+        """What the kernel holds, as far as was told."""
+        ino = self.fs._child(self.fs.root_ino, name.encode()).attr.ino
+        self.fs.references[ino] += self.fs.answers.take_lookups(ino)
+        return self.fs.references[ino]
+
     async def forget_names(self, *names: str) -> None:
         await self.notifier.invalidate_entries(self.fs.root_ino, [name.encode() for name in names])
 
@@ -97,6 +147,7 @@ def _say(answer: Any) -> None:
 async def main(mountpoint: Path, options: set[str]) -> None:
     fs = MemoryFileSystem()
     presentation = Presentation(fs.root_ino)
+    fs.answers = KernelAnswers(presentation, TIMEOUT_S)
     notifier = Notifier()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_serve_commands, Control(fs, notifier, nursery), nursery.cancel_scope)

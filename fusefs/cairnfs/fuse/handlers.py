@@ -1,12 +1,14 @@
 """The FUSE handlers: each translates numbers and attributes and calls the file system; nothing else."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from os import O_ACCMODE, O_RDONLY
 from stat import S_IFDIR, S_IFREG
 
 from cairnfs.base.limits import FUSE_FLUSH_DEADLINE_S, READDIR_LIMIT_MAX
 from cairnfs.base.logs import get_logger
 from cairnfs.fuse.attributes import Presentation, statvfs, wanted_changes
-from cairnfs.fuse.boundary import guarded
+from cairnfs.fuse.boundary import guarded, guarded_task
 from cairnfs.fuse.locks import LockHandlers
 from cairnfs.fuse.lowlevel import lib, pyfuse3
 from cairnfs.rpc.v1 import common_pb2, metadata_pb2 as pb
@@ -178,7 +180,10 @@ class Handlers(pyfuse3.Operations):
 
     @guarded()
     async def open(self, inode: int, flags: int, ctx: Context) -> pyfuse3.FileInfo:
-        return _file_info(await self._fs.open(self._from_kernel(inode), flags, _caller(ctx)))
+        opened = await self._fs.open(self._from_kernel(inode), flags, _caller(ctx))
+        if flags & O_ACCMODE == O_RDONLY:
+            lib.cairn_opened_for_reading(opened.handle)
+        return _file_info(opened)
 
     @guarded()
     async def read(self, fh: int, off: int, size: int) -> bytes | memoryview:  # type: ignore[override]
@@ -197,12 +202,24 @@ class Handlers(pyfuse3.Operations):
         self._locks.flushed(fh, lock_owner)
         await self._fs.flush(fh, lock_owner)
 
+    async def release_answered(self, fh: int) -> None:
+        """A handle opened for reading is gone; the kernel has its answer."""
+        with suppress(pyfuse3.FUSEError):
+            await self._release_task(fh)
+
+    @guarded_task(FUSE_FLUSH_DEADLINE_S)
+    async def _release_task(self, fh: int) -> None:
+        await self._end_handle(fh, None)
+
     async def release(self, fh: int) -> None:
         extra = lib.cairn_current
         await self._release(fh, extra.lock_owner if extra.flock_release else None)
 
     @guarded(FUSE_FLUSH_DEADLINE_S)
     async def _release(self, fh: int, lock_owner: int | None) -> None:
+        await self._end_handle(fh, lock_owner)
+
+    async def _end_handle(self, fh: int, lock_owner: int | None) -> None:
         try:
             await self._locks.released(fh)
         finally:

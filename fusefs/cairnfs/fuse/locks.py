@@ -6,7 +6,7 @@ from collections import defaultdict
 
 from cairnfs.base.limits import FILE_SIZE_MAX_BYTES, FUSE_FLUSH_DEADLINE_S
 from cairnfs.fuse.attributes import Presentation
-from cairnfs.fuse.boundary import guarded
+from cairnfs.fuse.boundary import guarded_task
 from cairnfs.fuse.lowlevel.requests import flock_parts
 from cairnfs.rpc.v1 import metadata_pb2 as pb
 from cairnfs.vfs.interface import FileSystem
@@ -37,7 +37,7 @@ class LockHandlers:
         self._from_kernel = presentation.from_kernel
         self._owners: defaultdict[int, dict[int, int]] = defaultdict(dict)  # handle -> {owner: ino}
 
-    @guarded(watched=True)
+    @guarded_task()
     async def getlk(
         self, ino: int, owner: int, kind: int, start: int, end: int, pid: int
     ) -> tuple[int, int, int, int]:
@@ -45,7 +45,7 @@ class LockHandlers:
         found = await self._fs.getlk(self._from_kernel(ino), owner, asked)
         return _FROM_LOCK_TYPE[found.type], found.start, found.end, found.pid
 
-    @guarded(math.inf, watched=True)
+    @guarded_task(math.inf)
     async def setlk(
         self, ino: int, fh: int, owner: int, kind: int, start: int, end: int, pid: int, wait: bool
     ) -> None:
@@ -54,7 +54,7 @@ class LockHandlers:
             self._owners[fh][owner] = self._from_kernel(ino)
         await self._fs.setlk(self._from_kernel(ino), owner, lock, wait)
 
-    @guarded(math.inf, watched=True)
+    @guarded_task(math.inf)
     async def flock(self, ino: int, owner: int, operation: int) -> None:
         kind, wait = flock_parts(operation)
         await self._fs.flock(self._from_kernel(ino), owner, _FLOCK_TYPE[kind], wait)
@@ -71,15 +71,15 @@ class LockHandlers:
             everything = pb.LockRange(type=pb.LOCK_TYPE_UNLOCK, start=0, end=FILE_SIZE_MAX_BYTES)
             await self._fs.setlk(ino, owner, everything, wait=False)
 
-    @guarded(FUSE_FLUSH_DEADLINE_S, watched=True)
+    @guarded_task(FUSE_FLUSH_DEADLINE_S)
     async def fallocate(self, fh: int, mode: int, offset: int, length: int) -> None:
         await self._fs.fallocate(fh, mode, offset, length)
 
-    @guarded(watched=True)
+    @guarded_task()
     async def lseek(self, fh: int, offset: int, whence: int) -> int:
         return await self._fs.lseek(fh, offset, whence)
 
-    @guarded(FUSE_FLUSH_DEADLINE_S, watched=True)
+    @guarded_task(FUSE_FLUSH_DEADLINE_S)
     async def copy_file_range(
         self, source_fh: int, source_offset: int, target_fh: int, target_offset: int, length: int
     ) -> int:

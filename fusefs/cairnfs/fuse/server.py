@@ -7,13 +7,17 @@ from pathlib import Path
 
 import trio
 
+from cairnfs.base.limits import FUSE_TICK_S
 from cairnfs.base.logs import get_logger
 from cairnfs.fuse import mounts
 from cairnfs.fuse.attributes import Presentation
 from cairnfs.fuse.handlers import Handlers
+from cairnfs.fuse.later import Later
 from cairnfs.fuse.locks import LockHandlers
 from cairnfs.fuse.lowlevel import lib, pyfuse3
+from cairnfs.fuse.lowlevel.interrupts import end_overdue
 from cairnfs.fuse.lowlevel.requests import Dispatcher, install
+from cairnfs.fuse.lowlevel.workers import Workers
 from cairnfs.fuse.notifier import Notifier
 from cairnfs.vfs.interface import FileSystem
 
@@ -44,14 +48,33 @@ async def serve(fs: FileSystem, mounting: Mounting, notifier: Notifier, on_ready
     handlers = Handlers(fs, mounting.presentation, locks, on_ready)
     with _mounted(handlers, mounting):
         async with trio.open_nursery() as nursery:
+            later = Later(handlers, nursery)
             install(Dispatcher(locks, nursery))
             try:
                 await nursery.start(notifier.serve, mounting.presentation)
-                await pyfuse3.main(min_tasks=2)
+                nursery.start_soon(_tick, later)
+                await _main(Workers(later.drain))
+                await later.finish()
             finally:
                 install(None)
                 nursery.cancel_scope.cancel()
     _log.debug("unmounted", mountpoint=str(mounting.mountpoint))
+
+
+async def _main(workers: Workers) -> None:
+    """pyfuse3's loop, with `workers` in the place where it looks for trio."""
+    pyfuse3.trio = workers  # type: ignore[attr-defined] # as pyfuse3.asyncio does
+    try:
+        await pyfuse3.main(min_tasks=2)
+    finally:
+        pyfuse3.trio = trio  # type: ignore[attr-defined]
+
+
+async def _tick(later: Later) -> None:
+    while True:
+        await trio.sleep(FUSE_TICK_S)
+        end_overdue()
+        later.drain()
 
 
 @contextmanager

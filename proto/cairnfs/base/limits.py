@@ -144,7 +144,9 @@ VERIFY_CHUNKS_MAX: Final = 256  # of one task
 COPY_WINDOW_BYTES: Final = 2 * MIB  # of one chunk, read and not yet acknowledged by a target
 MAINTAIN_S: Final = 30.0  # between looks for packs to compact
 SCRUB_PAUSE_S: Final = 60.0  # between two passes over all chunks
-LOCAL_CONNECTIONS_MAX: Final = 256  # clients of this host that read chunk files themselves
+LOCAL_CONNECTIONS_MAX: Final = 256  # to the side socket, of clients and peers of this host
+SHARED_BUFFER_BYTES: Final = STORE_WINDOW_BYTES  # memory for frames on their way to a datanode of this host
+SHARED_UNIT_BYTES: Final = 64 * KIB  # a frame takes as many as it needs; a smaller one travels as it is
 COORDINATOR_RETRY_S: Final = 1.0  # pause after every coordinator of the list has failed
 
 # ------------------------------------------------------------------ changes under WRITE leases
@@ -196,6 +198,12 @@ WALK_UNUSED_LISTINGS_MAX: Final = 64  # of directories, fetched and not yet visi
 # ------------------------------------------------------------------ mounts
 FUSE_DEADLINE_S: Final = 90.0  # for one file system call, whatever happens
 FUSE_FLUSH_DEADLINE_S: Final = 600.0  # for calls that may have to write out all dirty data
+FUSE_TICK_S: Final = 0.25  # between looks for calls that are overdue, and for releases kept for later
+FUSE_REQUESTS_AT_ONCE: Final = 16  # handled one after another before other tasks run
+FUSE_LINGER_NS: Final = 100_000  # for the next call of a caller that was answered at once
+FUSE_LINGER_RARELY: Final = 63  # calls between two attempts when it never comes
+ANSWERS_INODES_MAX: Final = 131_072  # whose attributes are kept where no Python is needed to answer
+ANSWERS_ENTRIES_MAX: Final = 262_144  # of directories, the same
 INTERRUPT_POLL_S: Final = 0.2  # a caller that handled a signal may still get a fatal one
 NOTIFIER_THREADS: Final = 8  # directories or inodes invalidated at a time
 NOTIFIER_QUEUE_MAX: Final = 4_096  # callers that wait for an invalidation
@@ -251,6 +259,8 @@ assert COPIES_PER_NODE_MAX < TASKS_PER_HEARTBEAT_MAX
 assert COPIES_PER_NODE_MAX_BYTES >= CHUNK_MAX_BYTES
 assert REPLICA_CHANGES_PER_COMMIT * 2 < TRANSACTION_MAX_KEYS
 assert SCAN_PAUSE_MIN_S < SCAN_PAUSE_MAX_S < CHUNK_REPORT_INTERVAL_S
+assert SHARED_BUFFER_BYTES >= max(STORE_WINDOW_BYTES, REPLICATION_WINDOW_BYTES)
+assert FRAME_MAX_BYTES % SHARED_UNIT_BYTES == 0 == SHARED_BUFFER_BYTES % SHARED_UNIT_BYTES
 assert LOCATE_CHUNKS_MAX <= 253  # SCM_MAX_FD
 assert (
     LOCATE_CHUNKS_MAX * (CHUNK_MAX_BYTES // CHECKSUM_BLOCK_BYTES * 4 + 80) + LOCATE_AHEAD_CHUNKS_MAX * 96
@@ -264,5 +274,7 @@ assert CHUNK_MAX_BYTES < READ_AHEAD_MAX_BYTES < READ_CACHE_MAX_BYTES
 assert PREFETCH_FIRST_BYTES < PREFETCH_UNUSED_MAX_BYTES < READ_CACHE_MAX_BYTES
 assert PREFETCH_FILE_MAX_BYTES <= PACK_CHUNK_MAX_BYTES
 assert READDIR_LIMIT_MAX < WALK_UNUSED_ENTRIES_MAX < WALK_LISTING_MAX
+assert FUSE_TICK_S < LEASE_S - CLIENT_DOUBT_S
+assert ANSWERS_INODES_MAX * 160 + ANSWERS_ENTRIES_MAX * 96 < 64 * MIB
 assert RPC_DEADLINE_S < FUSE_DEADLINE_S < FUSE_FLUSH_DEADLINE_S
 assert REMOUNT_DELAY_MIN_S < REMOUNT_DELAY_MAX_S < REMOUNT_STABLE_S

@@ -11,11 +11,21 @@ MODULE = "_supplement"
 
 _PREAMBLE = """
 #define FUSE_USE_VERSION 35
-#include <stdint.h>
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <unistd.h>
+#include <sys/file.h>
 #include <sys/xattr.h>
 #include <fuse_lowlevel.h>
+#include <linux/fs.h>
+#include <linux/fuse.h>
+#define MAX_TRANSFER (1 << 20)
 """
+_SOURCES = ("answers.c", "channel.c", "supplement.c")  # one translation unit, in this order
 
 
 def _pkg_config(option: str) -> list[str]:
@@ -33,9 +43,10 @@ def compile_supplement(target: Path = HERE) -> Path:
     builder = cffi.FFI()
     builder.cdef(header)
     builder.cdef(f'extern "Python+C" {{ {callbacks} }}')
+    parts = [(HERE / name).read_text() for name in _SOURCES]
     builder.set_source(
         MODULE,
-        _PREAMBLE + header + callbacks + (HERE / "supplement.c").read_text(),
+        "\n".join((_PREAMBLE, header, callbacks, *parts)),
         extra_compile_args=[*_pkg_config("--cflags"), "-O2", "-Wall", "-Wextra", "-Wno-unused-parameter"],
         extra_link_args=_pkg_config("--libs"),
     )

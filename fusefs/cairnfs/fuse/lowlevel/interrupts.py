@@ -1,5 +1,6 @@
-"""Which requests are being handled, and what a signal to their callers does to them."""
+"""Which requests are being handled, and what a signal to their callers or too much time does to them."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGCHLD, SIGCONT, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU, SIGURG, SIGWINCH
@@ -12,10 +13,16 @@ from cairnfs.fuse.lowlevel import ffi
 
 @dataclass(slots=True, eq=False)
 class UnderWay:
-    """A request being handled. With `any_signal` (locks) every signal ends it, otherwise fatal ones only."""
+    """A request whose handler waits.
+
+    With `any_signal` (locks) every signal ends it, otherwise fatal ones only. It is cancelled, and `expired`,
+    soon after `deadline_s`, a time of trio's clock.
+    """
 
     scope: trio.CancelScope
     any_signal: bool
+    deadline_s: float = math.inf
+    expired: bool = False
 
 
 _MASKS = ("SigPnd:", "ShdPnd:", "SigBlk:", "SigIgn:", "SigCgt:")
@@ -25,7 +32,16 @@ _HARMLESS = sum(
 )
 
 under_way: dict[int, UnderWay] = {}
-"""Every request being handled, by its name in the supplement (which may be used again afterwards)."""
+"""Every request whose handler waits, by its name in the supplement (which may be used again afterwards)."""
+
+
+def end_overdue() -> None:
+    """Cancel what has exceeded its deadline."""
+    now_s = trio.current_time()
+    for request in under_way.values():
+        if request.deadline_s < now_s and not request.expired:
+            request.expired = True
+            request.scope.cancel()
 
 
 @ffi.def_extern()

@@ -6,24 +6,17 @@
  * which completes pyfuse3's table of operations and passes it to the real function. Everything runs on
  * pyfuse3's thread, which holds the interpreter lock while libfuse dispatches a request.
  */
-#include <dlfcn.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <linux/fs.h>
-#include <string.h>
-#include <unistd.h>
-#include <sys/file.h>
 
 #undef fuse_session_new
 struct libfuse_version;
 
 #define MAX_BACKGROUND 512
 #define CONGESTION_THRESHOLD 384
-#define MAX_TRANSFER (1 << 20)
 #define LOCK_END INT64_MAX
 
 cairn_extra cairn_current;
 cairn_connection_info cairn_connection;
+volatile unsigned cairn_waiting_later;
 static struct fuse_lowlevel_ops inner;  /* pyfuse3's own handlers */
 
 static const struct fuse_ctx *caller_of(fuse_req_t req)

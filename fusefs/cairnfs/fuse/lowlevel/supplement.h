@@ -19,6 +19,49 @@ typedef struct {
 } cairn_connection_info;
 extern cairn_connection_info cairn_connection;
 
+/* One inode as the kernel is told of it: numbers and owners are those that the mount shows. */
+typedef struct {
+    uint64_t ino, size, allocated_bytes;
+    int64_t atime_ns, mtime_ns, ctime_ns;
+    uint32_t mode, nlink, uid, gid, rdev;
+    int no_xattrs;
+} cairn_inode;
+
+/* What was answered without Python, by kind of request. */
+typedef struct {
+    uint64_t lookup, absent, getattr, xattr, flush, release;
+} cairn_counts;
+extern cairn_counts cairn_answered;
+
+/* The book of answers (answers.c); see cairnfs.vfs.answers for what each function promises. */
+int cairn_book_open(size_t nodes_max, size_t entries_max, uint64_t timeout_s);
+void cairn_publish_inode(const cairn_inode *from);
+void cairn_publish_entry(uint64_t parent, const char *name, size_t length, uint64_t ino);
+void cairn_publish_complete(uint64_t directory);
+uint64_t cairn_withdraw_inode(uint64_t ino);
+void cairn_withdraw_entry(uint64_t parent, const char *name, size_t length);
+void cairn_withdraw_directory(uint64_t directory);
+uint64_t cairn_take_lookups(uint64_t ino);
+void cairn_clear(void);
+void cairn_trust_until(int64_t boottime_ns);
+
+/* Requests that need no answer from Python, kept until it has time (channel.c). */
+enum { CAIRN_FORGET = 1, CAIRN_RELEASE = 2 };
+typedef struct {
+    int kind;
+    uint64_t id;           /* inode or handle */
+    uint64_t count;        /* of a forget */
+} cairn_later;
+extern volatile unsigned cairn_waiting_later;
+size_t cairn_take_later(cairn_later *into, size_t room);
+
+/* Whether there is nothing to do until the descriptor that pyfuse3 waits for is readable. Waits itself for
+ * so long, because a caller that has its answer may call again at once. */
+int cairn_rest(int64_t wait_ns);
+
+/* A handle whose flush and release need no answer from Python. */
+void cairn_opened_for_reading(uint64_t handle);
+
 /* Call cairn_interrupted when the caller of this request is signalled; returns the request's name. */
 uint64_t cairn_watch(void *req);
 

@@ -1,0 +1,73 @@
+"""`vfs.answers.Answers` over the supplement, whose thread answers the kernel without running Python."""
+
+from cairnfs.base.errors import CairnError
+from cairnfs.base.limits import ANSWERS_ENTRIES_MAX, ANSWERS_INODES_MAX
+from cairnfs.fuse.attributes import Presentation
+from cairnfs.fuse.lowlevel import ffi, lib
+from cairnfs.rpc.v1 import common_pb2 as common
+
+_NS_PER_S = 1_000_000_000
+
+
+class KernelAnswers:
+    """The answers of this process's mount; there is one book of them. See `vfs.answers` for the promises."""
+
+    def __init__(self, presentation: Presentation, timeout_s: float) -> None:
+        """The kernel may keep what it is told for `timeout_s` seconds, rounded down."""
+        self._presentation = presentation
+        self._to_kernel = presentation.to_kernel
+        self._inode = ffi.new("cairn_inode *")
+        if lib.cairn_book_open(ANSWERS_INODES_MAX, ANSWERS_ENTRIES_MAX, int(timeout_s)):
+            raise CairnError(common.ERROR_CODE_INTERNAL, "no memory for the answers to the kernel")
+        self.clear()
+        self.trust_until(0)
+
+    def publish_inode(self, attr: common.Attr) -> None:
+        """Tell these attributes."""
+        shown, inode = self._presentation, self._inode
+        inode.ino = self._to_kernel(attr.ino)
+        inode.mode = attr.mode
+        inode.nlink = attr.nlink
+        inode.uid = attr.uid if shown.uid is None else shown.uid
+        inode.gid = attr.gid if shown.gid is None else shown.gid
+        inode.rdev = attr.rdev & 0xFFFFFFFF
+        inode.size = attr.size
+        inode.allocated_bytes = attr.allocated_bytes
+        inode.atime_ns = attr.atime_ns
+        inode.mtime_ns = attr.mtime_ns
+        inode.ctime_ns = attr.ctime_ns
+        inode.no_xattrs = not attr.has_xattrs
+        lib.cairn_publish_inode(inode)
+
+    def publish_entry(self, parent: int, name: bytes, ino: int | None) -> None:
+        """Tell that the name is this inode, or absent."""
+        target = 0 if ino is None else self._to_kernel(ino)
+        lib.cairn_publish_entry(self._to_kernel(parent), name, len(name), target)
+
+    def publish_complete(self, directory: int) -> None:
+        """Tell that other names are absent."""
+        lib.cairn_publish_complete(self._to_kernel(directory))
+
+    def withdraw_inode(self, ino: int) -> int:
+        """Do not tell its attributes any more."""
+        return lib.cairn_withdraw_inode(self._to_kernel(ino))
+
+    def withdraw_entry(self, parent: int, name: bytes) -> None:
+        """Do not tell of this name any more."""
+        lib.cairn_withdraw_entry(self._to_kernel(parent), name, len(name))
+
+    def withdraw_directory(self, ino: int) -> None:
+        """Do not tell of names in this directory any more."""
+        lib.cairn_withdraw_directory(self._to_kernel(ino))
+
+    def take_lookups(self, ino: int) -> int:
+        """References given to the kernel since this was last asked."""
+        return lib.cairn_take_lookups(self._to_kernel(ino))
+
+    def clear(self) -> None:
+        """Tell nothing any more."""
+        lib.cairn_clear()
+
+    def trust_until(self, boottime_s: float) -> None:
+        """Tell nothing after this time."""
+        lib.cairn_trust_until(int(boottime_s * _NS_PER_S))

@@ -1,0 +1,99 @@
+"""What the kernel may be told without running Python: published under a lease, and withdrawn with it."""
+
+from typing import Protocol
+
+from cairnfs.rpc.v1 import common_pb2 as common
+
+
+class Answers(Protocol):
+    """Answers given to the kernel by the FUSE layer on its own; all methods are quick and never wait.
+
+    Inode numbers are those of the file system. What is published must be covered by a lease, as what is
+    answered with a time-out is, and must be withdrawn in the step in which that ends: before a recall is
+    acknowledged, and before the kernel is told to forget. When a withdrawal has returned, no older answer
+    reaches the kernel any more. Nothing is answered after `trust_until`. What is published may be forgotten
+    at any time for want of memory; withdrawing what was not published does nothing.
+    """
+
+    def publish_inode(self, attr: common.Attr) -> None:
+        """`attr` is what stat(2) of its inode shows; and it has no extended attribute unless has_xattrs.
+
+        Called again whenever the attributes change while they are published (or withdraw them).
+        """
+        ...
+
+    def publish_entry(self, parent: int, name: bytes, ino: int | None) -> None:
+        """`name` in `parent` stands for `ino`, or is absent (None).
+
+        A present one is answered only while its inode is published, too.
+        """
+        ...
+
+    def publish_complete(self, directory: int) -> None:
+        """Every name in the directory that was not published is absent.
+
+        From then on each new entry is published (or withdrawn, which ends this) in the step that learns of
+        it.
+        """
+        ...
+
+    def withdraw_inode(self, ino: int) -> int:
+        """The attributes are not known any more; returns what `take_lookups` would."""
+        ...
+
+    def withdraw_entry(self, parent: int, name: bytes) -> None:
+        """It is not known whether the name exists; the directory is not complete any more."""
+        ...
+
+    def withdraw_directory(self, ino: int) -> None:
+        """No entry of the directory is known. Takes the same time for any number of them."""
+        ...
+
+    def take_lookups(self, ino: int) -> int:
+        """References to the inode that the kernel was given since this was last asked.
+
+        Add them to the count of those that this program gave before a forget is subtracted from it, and
+        before an inode is taken to be unreferenced.
+        """
+        ...
+
+    def clear(self) -> None:
+        """Nothing is known any more; references stay counted."""
+        ...
+
+    def trust_until(self, boottime_s: float) -> None:
+        """What is published may be told until CLOCK_BOOTTIME reaches this; 0 (the start): not at all."""
+        ...
+
+
+class NoAnswers:
+    """Knows nothing, so that every request reaches the file system."""
+
+    def publish_inode(self, attr: common.Attr) -> None:
+        """Ignored."""
+
+    def publish_entry(self, parent: int, name: bytes, ino: int | None) -> None:
+        """Ignored."""
+
+    def publish_complete(self, directory: int) -> None:
+        """Ignored."""
+
+    def withdraw_inode(self, ino: int) -> int:
+        """0."""
+        return 0
+
+    def withdraw_entry(self, parent: int, name: bytes) -> None:
+        """Ignored."""
+
+    def withdraw_directory(self, ino: int) -> None:
+        """Ignored."""
+
+    def take_lookups(self, ino: int) -> int:
+        """0."""
+        return 0
+
+    def clear(self) -> None:
+        """Ignored."""
+
+    def trust_until(self, boottime_s: float) -> None:
+        """Ignored."""

@@ -1,0 +1,234 @@
+"""Requests that are answered without Python: when they are, when not, and that nothing is lost or stale."""
+
+import fcntl
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.doubles.mounted import MountedMemory, mounted_memory
+
+pytestmark = pytest.mark.fuse
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[MountedMemory]:
+    with mounted_memory(tmp_path) as mounted:
+        mounted.ask("trust_for", 3600)
+        mounted.ask("publish_root")  # on the way of every path
+        yield mounted
+        assert "bug" not in mounted.log()
+
+
+def asked(mount: MountedMemory) -> int:
+    """How often the file system was asked for what can be published."""
+    calls = mount.ask("calls")
+    return sum(int(calls.get(name, 0)) for name in ("lookup", "getattr", "getxattr", "listxattr"))
+
+
+def forget(mount: MountedMemory, name: str) -> None:
+    mount.ask("forget_names", name)
+    mount.ask("forget_inode", name, False)
+
+
+def eventually(holds: Callable[[], bool]) -> None:
+    """Releases and forgets may be told a little later."""
+    deadline_s = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+
+
+def test_what_is_published_is_answered_without_the_file_system(mount: MountedMemory) -> None:
+    mount.ask("add_file", "file", "content")
+    file = mount.path / "file"
+    truth = file.stat()
+    forget(mount, "file")
+    mount.ask("publish", "file")
+    before, answered = asked(mount), mount.ask("answered")
+    assert file.stat() == truth
+    mount.ask("forget_inode", "file", False)
+    assert file.stat() == truth
+    assert os.listxattr(file) == []
+    with pytest.raises(OSError, match="No data"):
+        os.getxattr(file, "user.none")
+    after = mount.ask("answered")
+    assert asked(mount) == before
+    assert {kind for kind in after if after[kind] > answered[kind]} >= {"lookup", "getattr", "xattr"}
+
+
+def test_unsupported_namespaces_are_the_file_systems_business(mount: MountedMemory) -> None:
+    mount.ask("add_file", "file", "content")
+    mount.ask("publish", "file")
+    before = mount.calls("getxattr")
+    with pytest.raises(OSError, match=r"."):
+        os.getxattr(mount.path / "file", "system.unknown")
+    assert mount.calls("getxattr") == before + 1
+
+
+def test_withdrawn_attributes_are_asked_for(mount: MountedMemory) -> None:
+    mount.ask("add_file", "file", "old")
+    mount.ask("publish", "file")
+    assert (mount.path / "file").stat().st_size == 3
+    mount.ask("change_file", "file", "longer")
+    mount.ask("withdraw_inode", "file")
+    mount.ask("forget_inode", "file", True)
+    assert (mount.path / "file").stat().st_size == 6
+    mount.ask("publish", "file")
+    mount.ask("clear_answers")
+    before = asked(mount)
+    forget(mount, "file")
+    assert (mount.path / "file").stat().st_size == 6
+    assert asked(mount) > before
+
+
+def test_absent_names_are_answered_while_the_directory_is_complete(mount: MountedMemory) -> None:
+    mount.ask("publish_absent", "one")
+    before = asked(mount)
+    assert not (mount.path / "one").exists()
+    assert asked(mount) == before
+    assert not (mount.path / "other").exists()
+    assert asked(mount) == before + 1
+    mount.ask("publish_complete")
+    assert not (mount.path / "third").exists()
+    assert asked(mount) == before + 1
+    mount.ask("withdraw_entry", "one")
+    mount.ask("forget_names", "one")
+    assert not (mount.path / "one").exists()
+    assert not (mount.path / "fourth").exists()
+    assert asked(mount) == before + 3
+    mount.ask("publish_complete")
+    mount.ask("withdraw_directory")
+    assert not (mount.path / "fifth").exists()
+    assert asked(mount) == before + 4
+
+
+def test_a_withdrawn_directory_does_not_come_back_with_its_old_entries(mount: MountedMemory) -> None:
+    mount.ask("add_file", "file", "old")
+    mount.ask("publish", "file")
+    mount.ask("withdraw_directory")
+    mount.ask("remove_file", "file")
+    mount.ask("publish_absent", "unrelated")
+    mount.ask("forget_names", "file")
+    assert not (mount.path / "file").exists()
+
+
+def test_nothing_is_answered_after_the_trust_has_ended(mount: MountedMemory) -> None:
+    mount.ask("publish_complete")
+    mount.path.stat()
+    mount.ask("trust_for", 0)
+    before = asked(mount)
+    assert not (mount.path / "absent").exists()
+    assert asked(mount) == before + 1
+    mount.ask("trust_for", 60)
+    assert not (mount.path / "other").exists()
+    assert asked(mount) == before + 1
+
+
+def test_references_are_counted_exactly(mount: MountedMemory) -> None:
+    """Whoever gave them, and however forgets and lookups interleave."""
+    mount.ask("add_file", "file", "content")
+    stop = threading.Event()
+
+    def look() -> None:
+        while not stop.is_set():
+            os.stat(mount.path / "file")
+
+    threads = [threading.Thread(target=look) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for number in range(300):
+        if number % 3 == 0:
+            mount.ask("publish", "file")
+        elif number % 3 == 1:
+            mount.ask("withdraw_inode", "file")
+        mount.ask("forget_names", "file")
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert mount.ask("answered")["lookup"] > 0
+    assert mount.ask("references", "file") > 0
+    mount.ask("forget_names", "file")
+    eventually(lambda: mount.ask("references", "file") == 0)
+
+
+def test_closing_what_was_only_read_needs_no_answer(mount: MountedMemory) -> None:
+    file = mount.path / "file"
+    file.write_text("content")
+    flushed = mount.calls("flush")
+    released = mount.calls("release")
+    for _ in range(50):
+        assert file.read_text() == "content"
+    assert mount.calls("flush") == flushed
+    eventually(lambda: mount.calls("release") == released + 50)
+    with file.open("rb+"):
+        pass
+    assert mount.calls("flush") == flushed + 1
+
+
+def test_closing_what_was_only_read_still_releases_record_locks(mount: MountedMemory) -> None:
+    """POSIX: any close of the file by the process ends its locks, also of a descriptor that set none."""
+    file = mount.path / "file"
+    file.write_text("content")
+    with file.open("rb+") as locked:
+        fcntl.lockf(locked, fcntl.LOCK_EX)
+        assert not _lockable(file)
+        file.read_text()
+        assert _lockable(file)
+        fcntl.lockf(locked, fcntl.LOCK_EX)
+        assert not _lockable(file)
+    assert _lockable(file)
+
+
+def _lockable(file: Path) -> bool:
+    code = f"import fcntl; fcntl.lockf(open({str(file)!r}, 'rb+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    return (
+        subprocess.run([sys.executable, "-c", code], stderr=subprocess.DEVNULL, check=False).returncode == 0
+    )
+
+
+def test_more_calls_hang_than_requests_are_queued(mount: MountedMemory) -> None:
+    """Answers go on meanwhile, and each call ends when the file system does."""
+    mount.ask("add_file", "file", "content")
+    mount.ask("publish", "file")
+    mount.ask("stall", "statfs")
+    threads = [threading.Thread(target=os.statvfs, args=(mount.path,)) for _ in range(80)]
+    for thread in threads:
+        thread.start()
+    mount.ask("wait_for_call", "statfs", 80)
+    mount.ask("forget_inode", "file", False)
+    assert (mount.path / "file").stat().st_size == 7
+    mount.ask("resume", "statfs")
+    for thread in threads:
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def test_the_end_of_a_mount_that_answers(mount: MountedMemory) -> None:
+    mount.ask("publish_complete")
+    code = f"""
+import os
+try:
+    number = 0
+    while True:
+        number += 1
+        try:
+            os.stat({str(mount.path)!r} + f"/{{number}}")
+        except FileNotFoundError:
+            pass
+except OSError:
+    pass
+"""
+    children = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(3)]
+    answered = mount.ask("answered")["absent"]
+    eventually(lambda: mount.ask("answered")["absent"] > answered + 100)
+    mount.post("stop")
+    assert mount.process.wait(20) == 0
+    for child in children:
+        child.kill()
+        child.wait(20)
