@@ -1,5 +1,6 @@
 """Attributes, extended attributes, access checks and space figures."""
 
+import stat
 from collections.abc import Sequence
 
 from cairnfs.base.errors import CairnError
@@ -42,9 +43,12 @@ class AttributeOps(Part):
             mtime_ns=changes.mtime_ns,
             ctime_ns=changes.ctime_ns,
         )
-        if changes.mtime_ns is not None and changes.size is None:
+        if changes.mtime_ns is not None and changes.size is None and inode.is_dirty:
             inode.dirty.mtime_ns = changes.mtime_ns  # a commit on its way must not undo it
-        if self._may_wait(inode, changes):
+        if inode.attr is not None and stat.S_ISDIR(inode.attr.mode):
+            if self.local.change_directory(inode, op, caller):
+                return self.state.node(inode)
+        elif self._may_wait(inode, changes):
             self.flusher.change(inode, op)
             return self.state.node(inode)
         if changes.size is not None:

@@ -1,10 +1,12 @@
 """The common base of the parts that make up the file system."""
 
 from cairnfs.vfs.flusher import Flusher
+from cairnfs.vfs.local import LocalChanges
 from cairnfs.vfs.prefetch import Prefetcher
 from cairnfs.vfs.reader import Reader
 from cairnfs.vfs.sender import Sender
 from cairnfs.vfs.state import State
+from cairnfs.vfs.upgrades import Upgrades
 
 
 class Part:
@@ -15,3 +17,5 @@ class Part:
     prefetcher: Prefetcher
     reader: Reader
     sender: Sender
+    local: LocalChanges
+    upgrades: Upgrades

@@ -14,6 +14,7 @@ from cairnfs.vfs.events import Events
 from cairnfs.vfs.files import FileOps
 from cairnfs.vfs.flusher import Flusher
 from cairnfs.vfs.interface import KernelNotifier
+from cairnfs.vfs.local import LocalChanges
 from cairnfs.vfs.namespace import NamespaceOps
 from cairnfs.vfs.prefetch import Prefetcher
 from cairnfs.vfs.ranges import RangeOps
@@ -21,6 +22,7 @@ from cairnfs.vfs.reader import Reader
 from cairnfs.vfs.recalls import Recalls
 from cairnfs.vfs.sender import Sender
 from cairnfs.vfs.state import MountPolicy, State
+from cairnfs.vfs.upgrades import Upgrades
 
 
 class VFS(NamespaceOps, AttributeOps, FileOps, RangeOps, DirectoryOps):
@@ -43,7 +45,9 @@ class VFS(NamespaceOps, AttributeOps, FileOps, RangeOps, DirectoryOps):
         self.reader = Reader(state, source, self.prefetcher)
         self.sender = Sender(state, Compactor(state, self.reader))
         self.flusher = Flusher(state, self.sender)
-        self.events = Events(state, Recalls(state, self.flusher))
+        self.local = LocalChanges(state)
+        self.upgrades = Upgrades(state)
+        self.events = Events(state, Recalls(state, self.flusher, self.local))
         self.directories: dict[int, DirectoryHandle] = {}
         nursery.start_soon(self.flusher.run)
 
@@ -57,6 +61,5 @@ class VFS(NamespaceOps, AttributeOps, FileOps, RangeOps, DirectoryOps):
         with trio.move_on_after(deadline_s) as scope:
             await self.flusher.flush_all()
         if scope.cancelled_caught:
-            raise CairnError(
-                common.ERROR_CODE_TIMED_OUT, f"{self.state.dirty_bytes} bytes could not be saved in time"
-            )
+            left = f"{self.state.dirty_bytes} bytes and {self.state.journal.unsettled} changes"
+            raise CairnError(common.ERROR_CODE_TIMED_OUT, f"{left} could not be saved in time")

@@ -144,5 +144,9 @@ class DirectoryOps(Part):
         raise NotImplementedError
 
     async def fsyncdir(self, handle: int, data_only: bool) -> None:
-        """Entries are durable when the call that changed them returns."""
-        self._directory(handle)
+        """Return when every change of the directory's entries is durable; raises what keeps it from that."""
+        inode = self._directory(handle).inode
+        await self.state.journal.settle((inode,))
+        error, inode.error = inode.error, None
+        if error is not None:
+            raise error

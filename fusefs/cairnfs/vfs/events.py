@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
+from cairnfs.base.errors import CairnError
 from cairnfs.base.limits import BLOCK_BYTES
 from cairnfs.base.logs import get_logger
 from cairnfs.client.interface import Holdings
 from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
-from cairnfs.vfs.extents import Extent, from_slice
-from cairnfs.vfs.inodes import NO_LEASE, READ_LEASE, WRITE_LEASE, Inode
+from cairnfs.vfs.extents import from_slice
+from cairnfs.vfs.inodes import NO_LEASE, READ_LEASE, WRITE_LEASE, Inode, lay_committed
 from cairnfs.vfs.recalls import Recalls
 from cairnfs.vfs.state import State
 
@@ -44,6 +45,7 @@ class Events:
             "commit_write": self._commit,
             "replace_extents": self._replace,
             "copy_range": self._copy,
+            "upgrade": self._upgrade,
         }
 
     # ------------------------------------------------------------------ SessionListener
@@ -51,6 +53,9 @@ class Events:
     def on_reply(self, request: pb.Request, reply: pb.Reply) -> None:
         """Put what a reply says into the cache."""
         name = request.WhichOneof("op")
+        if name == "batch":
+            self._state.journal.replied(reply)
+            return
         apply = self._appliers.get(name) if name else None
         if apply is None or name is None:
             return
@@ -116,7 +121,15 @@ class Events:
         return inode
 
     def _set_entry(self, parent: Inode, name: bytes, ino: int | None) -> None:
+        """Our own change of an entry."""
         if parent.lease != NO_LEASE:
+            parent.entries[name] = ino
+
+    def _learn_entry(self, parent: Inode, name: bytes, ino: int | None) -> None:
+        """An entry as the coordinator knows it; under a WRITE lease what is known here is newer."""
+        if parent.lease == WRITE_LEASE:
+            parent.entries.setdefault(name, ino)
+        else:
             parent.entries[name] = ino
 
     def _lookup(self, op: pb.Lookup, reply: pb.Reply) -> None:
@@ -127,7 +140,7 @@ class Events:
             self._inode(entry.attr.ino).learn_leased(entry.attr, entry.lease)
         if entry.parent_leased:
             parent.lease = max(parent.lease, READ_LEASE)
-            parent.entries[op.name] = entry.attr.ino if found else None
+            self._learn_entry(parent, op.name, entry.attr.ino if found else None)
 
     def _entry(self, op: Any, reply: pb.Reply) -> None:
         entry = reply.entry
@@ -167,21 +180,35 @@ class Events:
         self._set_entry(parent, op.name, None)
         inode = self._inode(reply.remove.attr.ino)
         inode.learn(reply.remove.attr)
-        if not reply.remove.attr.nlink and inode.handles:
+        self._note_removed(inode, op.keep_open)
+
+    def _note_removed(self, inode: Inode, keep_open: bool) -> None:
+        """The coordinator keeps what has lost its last name for who has it open."""
+        if keep_open and inode.attr is not None and inode.attr.nlink == 0:
             inode.registered = True
+            if not inode.handles:  # closed while the request was under way
+                inode.registered = False
+                self._state.spawn(self._release, inode.ino)
+
+    async def _release(self, ino: int) -> None:
+        try:
+            await self._state.session.call(pb.Release(ino=ino))
+        except CairnError as error:
+            log.debug("an inode was not released", ino=ino, error=str(error))
 
     def _rename(self, op: pb.Rename, reply: pb.Reply) -> None:
         result = reply.rename
         parent = self._parent(op.parent, result.parent)
         new_parent = self._parent(op.new_parent, result.new_parent if result.HasField("new_parent") else None)
         self._inode(result.moved.ino).learn(result.moved)
+        if new_parent.entries.get(op.new_name) == result.moved.ino:
+            return  # two names of one file: rename(2) leaves both
         self._set_entry(parent, op.name, None)
         self._set_entry(new_parent, op.new_name, result.moved.ino)
         if result.HasField("replaced"):
             other = self._inode(result.replaced.ino)
             other.learn(result.replaced)
-            if result.replaced.nlink == 0 and other.handles:
-                other.registered = True
+            self._note_removed(other, op.keep_open)
             if op.flags & 2:  # RENAME_EXCHANGE
                 self._set_entry(parent, op.name, other.ino)
 
@@ -204,7 +231,7 @@ class Events:
             if entry.located:
                 self._learn_located(inode, entry)
             if result.leased:
-                parent.entries[entry.name] = entry.attr.ino
+                self._learn_entry(parent, entry.name, entry.attr.ino)
 
     def _learn_located(self, inode: Inode, entry: pb.DirEntry) -> None:
         """Where a small file's bytes are, if that is new and of the version that the attributes are of."""
@@ -239,21 +266,22 @@ class Events:
 
     def _commit(self, op: pb.CommitWrite, reply: pb.Reply) -> None:
         inode = self._inode(op.ino)
-        lengths = {chunk.chunk_id: (chunk.length, tuple(chunk.nodes)) for chunk in op.chunks}
-        for item in op.slices:
-            length, nodes = lengths[item.chunk_id]
-            if nodes:
-                inode.extents.overlay(
-                    Extent(item.offset, item.length, item.chunk_id, item.chunk_offset, length, nodes)
-                )
-            else:  # stored before, by somebody: where is known to the coordinator only
-                inode.extents.forget(item.offset, item.offset + item.length)
+        lay_committed(inode, op)
         inode.learn(reply.commit_write.attr)
 
     def _replace(self, op: pb.ReplaceExtents, reply: pb.Reply) -> None:
         inode = self._inode(op.ino)
         inode.extents.clear()
         inode.learn(reply.commit_write.attr)
+
+    def _upgrade(self, op: pb.Upgrade, reply: pb.Reply) -> None:
+        granted = reply.upgrade
+        if granted.granted:
+            self._inode(op.directory).learn_leased(granted.attr, WRITE_LEASE)
+        for ino in granted.children:
+            inode = self._state.inodes.find(ino)
+            if inode is not None and inode.lease != NO_LEASE:
+                inode.lease = WRITE_LEASE
 
     def _copy(self, op: pb.CopyRange, reply: pb.Reply) -> None:
         inode = self._inode(op.target)

@@ -33,6 +33,11 @@ class FileOps(LockOps, Part):
         directory = state.inodes.get(parent)
         directory.mutations += 1
         try:
+            await self.upgrades.before_change(directory)
+            made = self.local.mknod(directory, name, mode, 0, caller)
+            if made is not None:
+                made.lookups += 1
+                return self._new_file(made, flags, shared=False), state.node(made, directory)
             reply: pb.EntryReply = await state.session.call(
                 pb.MkNod(parent=parent, name=name, mode=mode, open=True, exclusive=bool(flags & os.O_EXCL)),
                 caller,

@@ -91,7 +91,7 @@ class Flusher:
                 await self._state.dirty_freed.wait()
 
     async def flush(self, inode: Inode) -> None:
-        """Return when everything written so far is committed; raises what made that fail."""
+        """Return when everything written or changed so far is committed; raises what made that fail."""
         self._retry_at_s.pop(inode.ino, None)
         while inode.unsaved:
             blocks = [block for block in inode.dirty.unsent if block not in inode.dirty.sending]
@@ -104,6 +104,8 @@ class Flusher:
                     if inode.dirty.sending or inode.pending.sending:
                         await self._state.dirty_freed.wait()
         self._dirty.discard(inode)
+        if inode.journaled:
+            await self._state.journal.settle((inode,))
 
     async def flush_all(self) -> None:
         """Send everything; raises the first error after trying all files."""
@@ -113,6 +115,7 @@ class Flusher:
                 await self.flush(inode)
             except CairnError as error:
                 first = first or error
+        await self._state.journal.settle_all()
         if first is not None:
             raise first
 
@@ -136,6 +139,7 @@ class Flusher:
         """Send files that have waited long enough; runs as long as the mount."""
         while True:
             await trio.sleep(TICK_S)
+            self._state.journal.push_old()
             self._push()
 
     # ------------------------------------------------------------------ sending

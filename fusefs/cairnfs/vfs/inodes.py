@@ -1,12 +1,12 @@
 """The inode cache: what this mount knows of each inode, and how far a lease lets it be believed."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from typing import Final
 
 from cairnfs.base.errors import CairnError
 from cairnfs.rpc.v1 import common_pb2, metadata_pb2 as pb
 from cairnfs.vfs.dirty import DirtyFile
-from cairnfs.vfs.extents import ExtentMap
+from cairnfs.vfs.extents import Extent, ExtentMap
 from cairnfs.vfs.pending import PendingAttributes, overlay
 
 NO_LEASE = pb.LEASE_KIND_NONE
@@ -15,46 +15,134 @@ WRITE_LEASE = pb.LEASE_KIND_WRITE
 
 Entries = dict[bytes, int | None]
 
+_NEVER_S: Final = float("-inf")
 
-@dataclass(slots=True, eq=False)
+
 class Inode:
-    """One inode. What is cached counts only while `lease` covers it (see internals/sessions-and-leases)."""
+    """One inode. What is cached counts only while `lease` covers it (see internals/sessions-and-leases).
 
-    ino: int
-    attr: common_pb2.Attr | None = None
-    attr_valid: bool = False  # an attributes-only recall clears it although the lease stays
-    lease: int = NO_LEASE
-    epoch: int = 0  # grows with every recall: an answer that began before one is not cached
-    lookups: int = 0  # references that the kernel holds
-    handles: int = 0
-    writers: int = 0
-    registered: bool = False  # the coordinator knows it to be open here: Release is owed
-    mutations: int = 0  # of our own, under way in this directory: the kernel holds its lock
-    entries: Entries = field(default_factory=Entries)  # None: known to be absent
-    complete: bool = False  # `entries` are all there are
-    target: bytes | None = None
-    xattrs: dict[bytes, bytes] = field(default_factory=dict[bytes, bytes])
-    extents: ExtentMap = field(default_factory=ExtentMap)
-    dirty: DirtyFile = field(default_factory=DirtyFile)
-    pending: PendingAttributes = field(default_factory=PendingAttributes)
-    error: CairnError | None = None  # of a write that had already returned
+    A mount may know a million of them, so what only few have is made when it is first used.
+    """
+
+    __slots__ = (
+        "_dirty",
+        "_entries",
+        "_extents",
+        "_pending",
+        "_xattrs",
+        "attr",
+        "attr_valid",
+        "changed_s",
+        "changing",
+        "complete",
+        "epoch",
+        "error",
+        "handles",
+        "ino",
+        "journaled",
+        "last_entry",
+        "lease",
+        "lookups",
+        "mutations",
+        "registered",
+        "target",
+        "upgrade_at_s",
+        "upgrade_pause_s",
+        "writers",
+    )
+
+    def __init__(self, ino: int) -> None:
+        self.ino = ino
+        self.attr: common_pb2.Attr | None = None
+        self.attr_valid = False  # an attributes-only recall clears it although the lease stays
+        self.lease: int = NO_LEASE
+        self.epoch = 0  # grows with every recall: an answer that began before one is not cached
+        self.lookups = 0  # references that the kernel holds
+        self.handles = 0
+        self.writers = 0
+        self.registered = False  # the coordinator knows it to be open here: Release is owed
+        self.mutations = 0  # of our own, under way in this directory: the kernel holds its lock
+        self.changing = 0  # requests under way that change it at the coordinator: no local change meanwhile
+        self.journaled = 0  # unsettled entries of the journal that touch it
+        self.last_entry = 0  # the newest of them
+        self.changed_s = _NEVER_S  # when its last entry was changed at the coordinator
+        self.upgrade_at_s = 0.0  # not before then is its WRITE lease asked for (again)
+        self.upgrade_pause_s = 0.0
+        self.complete = False  # `entries` are all there are
+        self.target: bytes | None = None
+        self.error: CairnError | None = None  # of a change that had already returned
+        self._entries: Entries | None = None
+        self._xattrs: dict[bytes, bytes] | None = None
+        self._extents: ExtentMap | None = None
+        self._dirty: DirtyFile | None = None
+        self._pending: PendingAttributes | None = None
+
+    @property
+    def entries(self) -> Entries:
+        """Known entries of a directory; None for a name known to be absent."""
+        if self._entries is None:
+            self._entries = {}
+        return self._entries
+
+    @property
+    def xattrs(self) -> dict[bytes, bytes]:
+        """Known extended attributes."""
+        if self._xattrs is None:
+            self._xattrs = {}
+        return self._xattrs
+
+    @property
+    def extents(self) -> ExtentMap:
+        """Where committed bytes are, as far as known."""
+        if self._extents is None:
+            self._extents = ExtentMap()
+        return self._extents
+
+    @property
+    def dirty(self) -> DirtyFile:
+        """Bytes that are not committed."""
+        if self._dirty is None:
+            self._dirty = DirtyFile()
+        return self._dirty
+
+    @property
+    def pending(self) -> PendingAttributes:
+        """Attribute changes that are not sent or not answered."""
+        if self._pending is None:
+            self._pending = PendingAttributes()
+        return self._pending
 
     @property
     def idle(self) -> bool:
         """Whether nothing refers to this inode, so that it may be forgotten."""
-        return not (self.lookups or self.handles or self.unsaved or self.mutations or self.error)
+        return not (
+            self.lookups
+            or self.handles
+            or self.unsaved
+            or self.mutations
+            or self.changing
+            or self.journaled
+            or self.error
+        )
+
+    @property
+    def is_dirty(self) -> bool:
+        """Whether content has changes that are not committed."""
+        return bool(self._dirty)
 
     @property
     def unsaved(self) -> bool:
         """Whether content or attributes have changes that are not committed."""
-        return bool(self.dirty or self.pending)
+        return bool(self._dirty or self._pending)
 
     def learn(self, attr: common_pb2.Attr) -> None:
         """Take attributes from the coordinator unless newer ones are known; unsent changes stay visible."""
         known = self.attr
-        if known is not None and attr.change < known.change:
-            return
+        if known is not None and (self.journaled or attr.change < known.change):
+            return  # what the journal holds is newer than whatever the coordinator knows
         self.attr = attr
+        if not self.unsaved:
+            return
         overlay(attr, self.pending.sending)
         if self.dirty:
             attr.size = max(attr.size, self.dirty.end)
@@ -73,12 +161,14 @@ class Inode:
         """Attributes, extended attributes and the symlink target are no longer known."""
         self.epoch += 1
         self.attr_valid = False
-        self.xattrs.clear()
+        if self._xattrs:
+            self._xattrs.clear()
 
     def forget_entries(self) -> None:
         """No entry of this directory is known."""
         self.epoch += 1
-        self.entries.clear()
+        if self._entries:
+            self._entries.clear()
         self.complete = False
 
     def drop_lease(self, keep: int = NO_LEASE) -> None:
@@ -88,9 +178,24 @@ class Inode:
         if self.lease == NO_LEASE:
             self.attr_valid = False
             self.target = None
-            self.xattrs.clear()
-            self.extents.clear()
+            if self._xattrs:
+                self._xattrs.clear()
+            if self._extents is not None:
+                self._extents.clear()
             self.forget_entries()
+
+
+def lay_committed(inode: Inode, op: pb.CommitWrite) -> None:
+    """Remember where a commit of our own has put the file's bytes."""
+    lengths = {chunk.chunk_id: (chunk.length, tuple(chunk.nodes)) for chunk in op.chunks}
+    for item in op.slices:
+        length, nodes = lengths[item.chunk_id]
+        if nodes:
+            inode.extents.overlay(
+                Extent(item.offset, item.length, item.chunk_id, item.chunk_offset, length, nodes)
+            )
+        else:  # stored before, by somebody: where is known to the coordinator only
+            inode.extents.forget(item.offset, item.offset + item.length)
 
 
 class InodeTable:

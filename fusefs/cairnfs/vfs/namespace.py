@@ -14,6 +14,7 @@ from cairnfs.vfs.state import KERNEL_TIMEOUT_S
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
+NEGATIVE_ENTRIES_MAX = 100_000  # of a directory with more entries, the kernel remembers no absent names
 
 
 class NamespaceOps(Part):
@@ -28,7 +29,7 @@ class NamespaceOps(Part):
         if state.entries_leased(directory):
             ino = directory.entries.get(name, 0)
             if ino is None or (ino == 0 and directory.complete):
-                return Node(None, KERNEL_TIMEOUT_S, 0.0)
+                return self._absent(directory, name)
             inode = state.inodes.find(ino) if ino else None
             if inode is not None and state.leased(inode):
                 return self._referenced(inode, directory)
@@ -42,6 +43,13 @@ class NamespaceOps(Part):
             return Node(None, KERNEL_TIMEOUT_S if known else 0.0, 0.0)
         return self._referenced(state.inodes.get(reply.attr.ino), directory)
 
+    def _absent(self, directory: Inode, name: bytes) -> Node:
+        """A negative answer. What the kernel keeps must be known here, so that a recall can take it back."""
+        if name not in directory.entries and len(directory.entries) >= NEGATIVE_ENTRIES_MAX:
+            return Node(None, 0.0, 0.0)
+        directory.entries[name] = None
+        return Node(None, KERNEL_TIMEOUT_S, 0.0)
+
     def _referenced(self, inode: Inode, parent: Inode) -> Node:
         inode.lookups += 1
         return self.state.node(inode, parent)
@@ -54,28 +62,49 @@ class NamespaceOps(Part):
 
     async def mknod(self, parent: int, name: bytes, mode: int, rdev: int, caller: pb.Caller) -> Node:
         """Make a regular or special file."""
-        op = pb.MkNod(parent=parent, name=name, mode=mode, rdev=rdev, exclusive=True)
-        return await self._make(parent, op, caller)
+        directory = self.state.inodes.get(parent)
+        async with self._mutating(directory):
+            await self.upgrades.before_change(directory)
+            inode = self.local.mknod(directory, name, mode, rdev, caller)
+            if inode is not None:
+                return self._referenced(inode, directory)
+            op = pb.MkNod(parent=parent, name=name, mode=mode, rdev=rdev, exclusive=True)
+            return await self._make(directory, op, caller)
 
     async def mkdir(self, parent: int, name: bytes, mode: int, caller: pb.Caller) -> Node:
         """Make a directory."""
-        node = await self._make(parent, pb.MkDir(parent=parent, name=name, mode=mode), caller)
+        directory = self.state.inodes.get(parent)
+        async with self._mutating(directory):
+            await self.upgrades.before_change(directory)
+            inode = self.local.mkdir(directory, name, mode, caller)
+            if inode is not None:
+                return self._referenced(inode, directory)
+            node = await self._make(directory, pb.MkDir(parent=parent, name=name, mode=mode), caller)
         if node.attr is not None and node.attr_timeout_s:
             self.state.inodes.get(node.attr.ino).complete = True  # new, leased, and empty
         return node
 
     async def symlink(self, parent: int, name: bytes, target: bytes, caller: pb.Caller) -> Node:
         """Make a symbolic link."""
-        return await self._make(parent, pb.Symlink(parent=parent, name=name, target=target), caller)
+        directory = self.state.inodes.get(parent)
+        async with self._mutating(directory):
+            await self.upgrades.before_change(directory)
+            inode = self.local.symlink(directory, name, target, caller)
+            if inode is not None:
+                return self._referenced(inode, directory)
+            return await self._make(directory, pb.Symlink(parent=parent, name=name, target=target), caller)
 
     async def link(self, ino: int, new_parent: int, new_name: bytes, caller: pb.Caller) -> Node:
         """Give an inode another name."""
-        return await self._make(new_parent, pb.Link(ino=ino, parent=new_parent, name=new_name), caller)
-
-    async def _make(self, parent: int, op: Any, caller: pb.Caller) -> Node:
-        directory = self.state.inodes.get(parent)
+        directory, inode = self.state.inodes.get(new_parent), self.state.inodes.get(ino)
         async with self._mutating(directory):
-            reply: pb.EntryReply = await self.state.session.call(op, caller)
+            await self.upgrades.before_change(directory, inode)
+            if self.local.link(inode, directory, new_name, caller):
+                return self._referenced(inode, directory)
+            return await self._make(directory, pb.Link(ino=ino, parent=new_parent, name=new_name), caller)
+
+    async def _make(self, directory: Inode, op: Any, caller: pb.Caller) -> Node:
+        reply: pb.EntryReply = await self.state.session.call(op, caller)
         return self._referenced(self.state.inodes.get(reply.attr.ino), directory)
 
     @asynccontextmanager
@@ -92,28 +121,50 @@ class NamespaceOps(Part):
     async def unlink(self, parent: int, name: bytes, caller: pb.Caller) -> None:
         """Remove a name that is not a directory's."""
         directory = self.state.inodes.get(parent)
-        inode = await self._resolve(directory, name, caller)
         async with self._mutating(directory):
-            reply: pb.RemoveReply = await self.state.session.call(
-                pb.Unlink(parent=parent, name=name, keep_open=bool(inode and inode.handles)), caller
-            )
-        self._maybe_gone(self.state.inodes.get(reply.attr.ino))
+            await self.upgrades.before_change(directory, self._known(directory, name))
+            removed = self.local.unlink(directory, name, caller)
+            if removed is None:
+                inode = await self._resolve(directory, name, caller)
+                op = pb.Unlink(parent=parent, name=name, keep_open=bool(inode and inode.handles))
+                reply: pb.RemoveReply = await self.state.session.call(op, caller)
+                removed = self.state.inodes.get(reply.attr.ino)
+        self._maybe_gone(removed)
 
     async def rmdir(self, parent: int, name: bytes, caller: pb.Caller) -> None:
         """Remove an empty directory."""
         directory = self.state.inodes.get(parent)
-        inode = await self._resolve(directory, name, caller)
-        op = pb.RmDir(parent=parent, name=name, keep_open=bool(inode and inode.handles))
         async with self._mutating(directory):
+            await self.upgrades.before_change(directory, self._known(directory, name))
+            if self.local.rmdir(directory, name, caller) is not None:
+                return
+            inode = await self._resolve(directory, name, caller)
+            op = pb.RmDir(parent=parent, name=name, keep_open=bool(inode and inode.handles))
             await self.state.session.call(op, caller)
 
     async def rename(
         self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, caller: pb.Caller
     ) -> None:
-        """Rename, with RENAME_NOREPLACE or RENAME_EXCHANGE."""
-        if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE):
-            raise CairnError(common.ERROR_CODE_INVALID, f"rename flags {flags:#x}")
+        """Rename as renameat2(2) does; a file whose bytes are unsent never replaces another."""
         source, target = self.state.inodes.get(parent), self.state.inodes.get(new_parent)
+        async with self._mutating(source, target):
+            known, other = self._known(source, name), self._known(target, new_name)
+            await self.upgrades.before_change(source, known)
+            if target is not source:
+                await self.upgrades.before_change(target, other)
+            if known is not None and known.unsaved and other is not None and not flags & RENAME_EXCHANGE:
+                await self.flusher.flush(known)
+            if self.local.rename(source, name, target, new_name, flags, caller):
+                replaced = other
+            else:
+                replaced = await self._rename_remote(source, name, target, new_name, flags, caller)
+        if replaced is not None:
+            self._maybe_gone(replaced)
+
+    async def _rename_remote(
+        self, source: Inode, name: bytes, target: Inode, new_name: bytes, flags: int, caller: pb.Caller
+    ) -> Inode | None:
+        """Have the coordinator rename; returns what was replaced."""
         replaced = await self._resolve(target, new_name, caller)
         if replaced is not None and not flags & RENAME_EXCHANGE:
             # A name that had content must not come to stand for a file whose bytes are still on their way.
@@ -121,17 +172,20 @@ class NamespaceOps(Part):
             if moved is not None and moved.unsaved:
                 await self.flusher.flush(moved)
         op = pb.Rename(
-            parent=parent,
+            parent=source.ino,
             name=name,
-            new_parent=new_parent,
+            new_parent=target.ino,
             new_name=new_name,
             flags=flags,
             keep_open=bool(replaced and replaced.handles),
         )
-        async with self._mutating(source, target):
-            await self.state.session.call(op, caller)
-        if replaced is not None:
-            self._maybe_gone(replaced)
+        await self.state.session.call(op, caller)
+        return replaced
+
+    def _known(self, directory: Inode, name: bytes) -> Inode | None:
+        """The inode behind a name, if this mount knows it."""
+        ino = directory.entries.get(name) if self.state.entries_leased(directory) else None
+        return self.state.inodes.find(ino) if ino else None
 
     async def _resolve(self, directory: Inode, name: bytes, caller: pb.Caller) -> Inode | None:
         """The inode behind a name, asked for when it is not known; None when there is none."""

@@ -9,6 +9,7 @@ from cairnfs.base.logs import get_logger
 from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
 from cairnfs.vfs.flusher import Flusher
 from cairnfs.vfs.inodes import NO_LEASE, WRITE_LEASE, Inode
+from cairnfs.vfs.local import LocalChanges
 from cairnfs.vfs.state import State
 
 log = get_logger(__name__)
@@ -17,9 +18,10 @@ log = get_logger(__name__)
 class Recalls:
     """Carries out recalls and the loss of leases."""
 
-    def __init__(self, state: State, flusher: Flusher) -> None:
+    def __init__(self, state: State, flusher: Flusher, local: LocalChanges) -> None:
         self._state = state
         self._flusher = flusher
+        self._local = local
 
     def begin(self, recall: pb.Recall) -> None:
         """Forget what is recalled, in the step that received it, and start the rest."""
@@ -63,7 +65,7 @@ class Recalls:
         )
 
     async def _give_up(self, inode: Inode, item: pb.RecallItem, names: list[bytes]) -> None:
-        if inode.unsaved:
+        if inode.unsaved or inode.journaled:
             try:
                 await self._flusher.flush(inode)
             except CairnError as error:
@@ -90,14 +92,20 @@ class Recalls:
 
     def session_lost(self) -> None:
         """The session was fenced: unsent writes of it cannot be saved any more, and locks are gone."""
+        error = CairnError(common.ERROR_CODE_SESSION_FENCED, "the session had ended")
         self._state.locks.clear()
+        self._local.numbers.forget()
+        lost = self._state.journal.session_lost(error)
+        if lost:
+            log.error("changes are lost: the session had ended", changes=len(lost))
+        for entry in lost:
+            for inode in entry.inodes:
+                inode.error = error
         for inode in self._state.inodes:
             inode.registered = False
             if inode.unsaved:
                 log.error("unsent writes are lost: the session had ended", ino=inode.ino)
-                self._flusher.abandon(
-                    inode, CairnError(common.ERROR_CODE_SESSION_FENCED, "the session had ended")
-                )
+                self._flusher.abandon(inode, error)
 
     async def reopen(self) -> None:
         """In a new session: tell the coordinator what is open here, so that it outlives its last name."""

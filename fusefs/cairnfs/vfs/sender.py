@@ -1,5 +1,6 @@
 """Turns unsent bytes into stored chunks and commits, for one file or for many small ones at once."""
 
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -8,7 +9,8 @@ from cairnfs.base.errors import CairnError
 from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
 from cairnfs.vfs.compactor import Compactor
 from cairnfs.vfs.dirty import DirtyFile, Runs
-from cairnfs.vfs.inodes import Inode
+from cairnfs.vfs.inodes import WRITE_LEASE, Inode, lay_committed
+from cairnfs.vfs.journal import Entry
 from cairnfs.vfs.state import State
 from cairnfs.vfs.tasks import run_all
 
@@ -68,37 +70,84 @@ class Sender:
         except CairnError as error:
             return {inode: error for inode, _ in taken}
         errors: dict[Inode, CairnError] = {}
-        commits = []
+        journaled: list[tuple[Inode, Content, list[Entry]]] = []
+        others: list[Callable[[], Awaitable[None]]] = []
         start = 0
         for (inode, _), content in zip(taken, contents, strict=True):
             mine = stored[start : start + len(content.chunks)]
             start += len(content.chunks)
-            commits.append(partial(self._commit_or_note, inode, content, mine, errors))
-        if len(commits) == 1:
-            await commits[0]()
-        else:
-            await run_all(commits)
+            if inode.lease == WRITE_LEASE:
+                journaled.append((inode, content, self._journal_commits(inode, content, mine)))
+            else:
+                others.append(partial(self._commit_or_note, inode, content, mine, errors))
+        await self._settle(journaled, errors)
+        await run_all(others)
         return errors
 
+    def _journal_commits(self, inode: Inode, content: Content, stored: list[pb.StoredChunk]) -> list[Entry]:
+        entries = []
+        for part in _portions(content.parts):
+            op = _commit_of(inode, part, stored, inode.dirty)
+            done = partial(self._committed, inode, op)
+            entries.append(
+                self._state.journal.add(op, None, (inode,), self._state.clock.wall_ns(), on_done=done)
+            )
+        return entries
+
+    def _committed(self, inode: Inode, op: pb.CommitWrite, result: pb.BatchResult) -> None:
+        lay_committed(inode, op)
+        if inode.attr is not None:
+            inode.attr.allocated_bytes = result.allocated_bytes
+        self._consider_compaction(inode, op, result.most_slices)
+
+    def _consider_compaction(self, inode: Inode, op: pb.CommitWrite, most_slices: int) -> None:
+        if most_slices >= limits.SLICES_COMPACT:
+            self._compactor.consider(inode, {item.offset // limits.BLOCK_BYTES for item in op.slices})
+
+    async def _settle(
+        self, journaled: list[tuple[Inode, Content, list[Entry]]], errors: dict[Inode, CairnError]
+    ) -> None:
+        """Wait for commits in the journal; chunks that have gone meanwhile are stored and committed again."""
+        if not journaled:
+            return
+        try:
+            await self._state.journal.settle_to(max(entries[-1].number for _, _, entries in journaled))
+        except CairnError as error:  # they stay in the journal; repeating them is harmless
+            errors.update({inode: error for inode, _, _ in journaled})
+            return
+        for inode, content, entries in journaled:
+            failure = next((entry.error for entry in entries if entry.error is not None), None)
+            if failure is not None and failure.code == common.ERROR_CODE_CHUNK_GONE:
+                await self._commit_or_note(inode, content, None, errors)
+            elif failure is not None:
+                errors[inode] = failure
+
     async def _commit_or_note(
-        self, inode: Inode, content: Content, stored: list[pb.StoredChunk], errors: dict[Inode, CairnError]
+        self,
+        inode: Inode,
+        content: Content,
+        stored: list[pb.StoredChunk] | None,
+        errors: dict[Inode, CairnError],
     ) -> None:
         try:
             await self._commit_stored(inode, content, stored)
         except CairnError as error:
             errors[inode] = error
 
-    async def _commit_stored(self, inode: Inode, content: Content, stored: list[pb.StoredChunk]) -> None:
-        """Commit, storing again what was collected as garbage between planning and committing."""
+    async def _commit_stored(
+        self, inode: Inode, content: Content, stored: list[pb.StoredChunk] | None
+    ) -> None:
+        """Commit, storing (again) what was collected as garbage between planning and committing."""
         for attempt in range(GONE_RETRIES):
+            if stored is None:
+                stored = await self._state.chunks.store(content.chunks)
             try:
-                for start in range(0, len(content.parts), limits.COMMIT_SLICES_MAX):
-                    part = content.parts[start : start + limits.COMMIT_SLICES_MAX]
+                for part in _portions(content.parts):
                     await self._commit(inode, part, stored, inode.dirty)
             except CairnError as error:
                 if error.code != common.ERROR_CODE_CHUNK_GONE or attempt == GONE_RETRIES - 1:
                     raise
-                stored = await self._state.chunks.store(content.chunks)
+                stored = None
             else:
                 return
 
@@ -122,7 +171,7 @@ class Sender:
             return
         done = False
         try:
-            await self._state.session.call(change)
+            await self._change(inode, change)
             done = True
         except CairnError as error:
             done = error.code == common.ERROR_CODE_NOT_FOUND  # removed for good
@@ -130,6 +179,15 @@ class Sender:
                 raise
         finally:
             inode.pending.sent() if done else inode.pending.failed()
+
+    async def _change(self, inode: Inode, change: pb.SetAttr) -> None:
+        if inode.lease != WRITE_LEASE:
+            await self._state.session.call(change)
+            return
+        entry = self._state.journal.add(change, None, (inode,), change.ctime_ns, on_done=_ignore)
+        await self._state.journal.settle_to(entry.number)
+        if entry.error is not None:
+            raise entry.error
 
     async def _commit(
         self,
@@ -139,25 +197,39 @@ class Sender:
         times: DirtyFile,
         if_size: int | None = None,
     ) -> None:
-        used = sorted({index for index, _, _, _ in parts})
-        reply: pb.CommitWriteReply = await self._state.session.call(
-            pb.CommitWrite(
-                ino=inode.ino,
-                slices=[
-                    common.Slice(
-                        offset=offset,
-                        length=length,
-                        chunk_id=stored[index].chunk_id,
-                        chunk_offset=chunk_offset,
-                    )
-                    for index, chunk_offset, offset, length in parts
-                ],
-                chunks=[stored[index] for index in used],
-                size=max(offset + length for _, _, offset, length in parts),
-                mtime_ns=times.mtime_ns,
-                ctime_ns=times.ctime_ns,
-                if_size=if_size,
+        op = _commit_of(inode, parts, stored, times, if_size)
+        reply: pb.CommitWriteReply = await self._state.session.call(op)
+        self._consider_compaction(inode, op, reply.most_slices)
+
+
+def _portions(parts: list[Part]) -> Iterator[list[Part]]:
+    for start in range(0, len(parts), limits.COMMIT_SLICES_MAX):
+        yield parts[start : start + limits.COMMIT_SLICES_MAX]
+
+
+def _commit_of(
+    inode: Inode,
+    parts: list[Part],
+    stored: list[pb.StoredChunk],
+    times: DirtyFile,
+    if_size: int | None = None,
+) -> pb.CommitWrite:
+    used = sorted({index for index, _, _, _ in parts})
+    return pb.CommitWrite(
+        ino=inode.ino,
+        slices=[
+            common.Slice(
+                offset=offset, length=length, chunk_id=stored[index].chunk_id, chunk_offset=chunk_offset
             )
-        )
-        if reply.most_slices >= limits.SLICES_COMPACT:
-            self._compactor.consider(inode, {offset // limits.BLOCK_BYTES for _, _, offset, _ in parts})
+            for index, chunk_offset, offset, length in parts
+        ],
+        chunks=[stored[index] for index in used],
+        size=max(offset + length for _, _, offset, length in parts),
+        mtime_ns=times.mtime_ns,
+        ctime_ns=times.ctime_ns,
+        if_size=if_size,
+    )
+
+
+def _ignore(_result: pb.BatchResult) -> None:
+    """Who waits for the entry looks at its error."""

@@ -14,8 +14,11 @@ from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
 from cairnfs.vfs.chunk_cache import ChunkCache
 from cairnfs.vfs.inodes import NO_LEASE, WRITE_LEASE, Inode, InodeTable
 from cairnfs.vfs.interface import KernelNotifier, Node
+from cairnfs.vfs.journal import Entry
+from cairnfs.vfs.journaling import Journaling
 from cairnfs.vfs.lock_table import LockTable
 from cairnfs.vfs.readahead import ReadPattern
+from cairnfs.vfs.remote import Remote
 
 log = get_logger(__name__)
 
@@ -61,9 +64,12 @@ class State:
     dirty_bytes: int = 0
     dirty_freed: trio.Condition = field(default_factory=trio.Condition)
     chunk_cache: ChunkCache = field(init=False)
+    journal: Journaling = field(init=False)
     _next_handle: int = 1
 
     def __post_init__(self) -> None:
+        self.journal = Journaling(self.session, self.clock, self.spawn, self._refuted)
+        self.session = Remote(self.session, self.journal, self.inodes)
         self.chunk_cache = ChunkCache(self.policy.read_cache_max_bytes)
 
     @property
@@ -98,7 +104,7 @@ class State:
         """Attributes with unsent writes in them."""
         if inode.attr is None:
             raise CairnError(common.ERROR_CODE_STALE, f"inode {inode.ino} is not known")
-        if not inode.dirty:
+        if not inode.is_dirty:
             return inode.attr
         attr = common.Attr()
         attr.CopyFrom(inode.attr)
@@ -111,6 +117,26 @@ class State:
         if found is None:
             raise CairnError(common.ERROR_CODE_INVALID, f"no open file {handle}")
         return found
+
+    def _refuted(self, entry: Entry, error: CairnError) -> None:
+        """A change that had returned to its caller was not made: believe the coordinator, and say so."""
+        log.error(
+            "a change could not be made after it had been reported done",
+            change=entry.message.WhichOneof("op"),
+            inodes=[inode.ino for inode in entry.inodes],
+            error=str(error),
+        )
+        for inode in entry.inodes:
+            inode.error = error
+            names = list(inode.entries)
+            inode.forget_attributes()
+            inode.forget_entries()
+            self.spawn(self._forget_in_kernel, inode, names)
+
+    async def _forget_in_kernel(self, inode: Inode, names: list[bytes]) -> None:
+        if names:
+            await self.notifier.invalidate_entries(inode.ino, names)
+        await self.notifier.invalidate_inode(inode.ino, data=True)
 
     def spawn(self, task: Callable[..., Awaitable[None]], *args: object) -> None:
         """Run an async function in the background; a bug in it is logged and does not end the mount."""

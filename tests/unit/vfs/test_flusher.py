@@ -7,6 +7,7 @@ import trio
 import trio.testing
 
 from cairnfs.base.errors import CairnError
+from cairnfs.client.interface import SessionListener
 from cairnfs.rpc.v1 import common_pb2, metadata_pb2 as pb
 from cairnfs.vfs.core import VFS
 from cairnfs.vfs.inodes import WRITE_LEASE, Inode
@@ -15,21 +16,27 @@ from tests.doubles.rig import MemoryChunks, TrioClock
 
 
 class Session:
-    """A session whose calls wait until they are let go, and may then fail."""
+    """A session whose batches wait until they are let go; their entries may then fail."""
 
     trusted = True
 
     def __init__(self) -> None:
-        self.calls: list[Any] = []
+        self.changes: list[pb.BatchEntry] = []
         self.go = trio.Event()
         self.failure: CairnError | None = None
+        self.listener: SessionListener | None = None
 
     async def call(self, op: Any, caller: pb.Caller | None = None, *, deadline_s: float | None = None) -> Any:
-        self.calls.append(op)
+        assert isinstance(op, pb.Batch)
+        assert self.listener is not None
+        self.changes.extend(op.entries)
         await self.go.wait()
+        reply = pb.Reply(batch=pb.BatchReply(executed=len(op.entries)))
         if self.failure is not None:
-            raise self.failure
-        return pb.CommitWriteReply()
+            for index in range(len(op.entries)):
+                reply.batch.results.add(index=index, error=self.failure.code)
+        self.listener.on_reply(pb.Request(batch=op), reply)
+        return reply.batch
 
     def recall_done(self, recall_id: int, still_open: Sequence[int], open_for_write: Sequence[int]) -> None:
         raise AssertionError("no recall was made")
@@ -50,6 +57,7 @@ class Kernel:
 
 def opened(session: Session, nursery: trio.Nursery) -> tuple[VFS, Inode]:
     vfs = VFS(session, MemoryChunks(), Kernel(), nursery, MountPolicy(), clock=TrioClock())
+    session.listener = vfs.events
     inode = vfs.state.inodes.get(7)
     inode.attr = common_pb2.Attr(ino=7, mode=0o100644, change=1)
     inode.attr_valid, inode.lease, inode.handles = True, WRITE_LEASE, 1
@@ -66,10 +74,10 @@ async def test_a_flush_waits_for_attributes_that_another_one_sends() -> None:
         vfs.flusher.change(inode, pb.SetAttr(ino=7, mode=0o640))
         nursery.start_soon(vfs.flusher.flush, inode)
         await trio.testing.wait_all_tasks_blocked()  # would never be so if it asked again and again
-        assert [op.mode for op in session.calls] == [0o600]
+        assert [entry.set_attr.mode for entry in session.changes] == [0o600]
         session.go.set()
         await trio.testing.wait_all_tasks_blocked()
-        assert [op.mode for op in session.calls] == [0o600, 0o640]
+        assert [entry.set_attr.mode for entry in session.changes] == [0o600, 0o640]
         assert not inode.unsaved
         nursery.cancel_scope.cancel()
 
@@ -82,7 +90,7 @@ async def test_bytes_go_before_attributes() -> None:
         vfs.flusher.write(inode, 0, b"data")
         vfs.flusher.change(inode, pb.SetAttr(ino=7, mode=0o400))
         await vfs.flusher.flush(inode)
-        assert [type(op) for op in session.calls] == [pb.CommitWrite, pb.SetAttr]
+        assert [entry.WhichOneof("op") for entry in session.changes] == ["commit_write", "set_attr"]
         assert vfs.state.dirty_bytes == 0
         nursery.cancel_scope.cancel()
 
@@ -131,9 +139,10 @@ async def test_small_files_share_a_job(autojump_clock: trio.testing.MockClock) -
         for number in range(100, 150):
             inode = vfs.state.inodes.get(number)
             inode.attr = common_pb2.Attr(ino=number, change=1)
+            inode.lease = WRITE_LEASE
             vfs.flusher.write(inode, 0, str(number).encode())
         await trio.sleep(3)
-        assert sorted(op.ino for op in session.calls) == list(range(100, 150))
+        assert sorted(entry.commit_write.ino for entry in session.changes) == list(range(100, 150))
         assert all(not inode.unsaved for inode in vfs.state.inodes)
         assert first.dirty.size_bytes == 0
         nursery.cancel_scope.cancel()
