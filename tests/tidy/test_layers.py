@@ -17,7 +17,8 @@ ALLOWED: Mapping[str, frozenset[str]] = {
     "bulk": frozenset({"base", "rpc"}),
     "http2": frozenset({"base"}),
     "engine": SHARED,
-    "coordinator": SHARED | {"engine"},
+    "serving": SHARED,
+    "coordinator": SHARED | {"engine", "serving"},
     "datanode": SHARED,
     "client": SHARED,
     "vfs": SHARED | {"client"},
@@ -33,7 +34,7 @@ CONFINED: Mapping[str, frozenset[str]] = {
     "pyfuse3": frozenset({"fuse", "mount"}),
     "grpc": frozenset({"client", "coordinator", "datanode", "rpc"}),
     "trio": frozenset({"client", "vfs", "fuse", "mount"}),
-    "asyncio": frozenset({"coordinator", "datanode", "client", "rpc"}),  # client: its wire thread
+    "asyncio": frozenset({"coordinator", "datanode", "serving", "client", "rpc"}),  # client: its wire thread
     "uvloop": frozenset({"coordinator", "datanode", "client"}),
     "apsw": frozenset({"engine"}),
     "hpack": frozenset({"http2"}),
@@ -44,7 +45,6 @@ CONFINED: Mapping[str, frozenset[str]] = {
 GRPC_MODULES = {
     "cairnfs.client.admin",
     "cairnfs.client.grpc_transport",
-    "cairnfs.coordinator.service",
     "cairnfs.datanode.coordinators",  # asks them
     "cairnfs.datanode.heartbeat",
     "cairnfs.datanode.node",  # puts the server together

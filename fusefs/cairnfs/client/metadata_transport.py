@@ -16,7 +16,7 @@ from cairnfs.base.errors import CairnError
 from cairnfs.client.grpc_reasons import short_reason
 from cairnfs.http2 import connection as http2
 from cairnfs.http2.calls import Status, request_fields, status_of
-from cairnfs.http2.frames import ErrorCode, Field, ProtocolError
+from cairnfs.http2.frames import ErrorCode, Field
 from cairnfs.rpc.v1 import common_pb2, metadata_pb2 as pb
 
 _METHOD: Final = "/cairnfs.rpc.v1.Metadata/Session"
@@ -140,10 +140,6 @@ class SessionStream:
         try:
             for event in self._http.feed(data):
                 self._apply(event)
-        except ProtocolError as error:
-            self._http.go_away(error.code, error.detail)
-            self._write()
-            self._over(f"broke the rules: {error.detail}")
         except DecodeError:
             self._over("sent a malformed message")
         self._write()
@@ -161,6 +157,9 @@ class SessionStream:
                 self._over(f"reset by the peer: {ErrorCode(code).name if known else code}")
             case http2.GoneAway(_, detail):
                 self._farewell = detail or self._farewell
+            case http2.Violated(_, detail):
+                self._write()
+                self._over(f"broke the rules: {detail}")
             case http2.Unblocked():
                 pass
 

@@ -72,7 +72,15 @@ class GoneAway:
     detail: str
 
 
-Event = Headers | Message | Ended | Reset | Unblocked | GoneAway
+@dataclass(slots=True)
+class Violated:
+    """The peer broke the rules and has been told so: write the output and close."""
+
+    code: int
+    detail: str
+
+
+Event = Headers | Message | Ended | Reset | Unblocked | GoneAway | Violated
 
 
 @dataclass(slots=True)
@@ -208,6 +216,9 @@ class Connection:
         if state.last is not None:
             self._output.append(state.last)
             state.last = None
+            if not self._is_client and not state.ended_there:
+                state.ended_there = True  # whatever else the client has to say is not wanted
+                self._output.append(frames.rst_stream(state.number, ErrorCode.NO_ERROR))
             self._forget_if_over(state)
         return True
 
@@ -218,14 +229,22 @@ class Connection:
     # ------------------------------------------------------------------ receiving
 
     def feed(self, data: bytes) -> list[Event]:
-        """What these bytes from the peer bring. Raises ProtocolError: then `go_away`, write, and close."""
+        """What these bytes from the peer bring, in order; nothing comes after `Violated`."""
+        events: list[Event] = []
         if self._rest:
             self._rest += data
             if len(self._rest) < self._rest_needed_bytes:
-                return []
+                return events
             data = bytes(self._rest)
             self._rest.clear()
-        events: list[Event] = []
+        try:
+            self._frames(data, events)
+        except ProtocolError as error:
+            self.go_away(error.code, error.detail)
+            events.append(Violated(error.code, error.detail))
+        return events
+
+    def _frames(self, data: bytes, events: list[Event]) -> None:
         at = self._skip_preface(data) if self._preface else 0
         end = len(data)
         needed = _HEADER_BYTES
@@ -244,7 +263,6 @@ class Connection:
         if at < end:
             self._rest += data[max(at, 0) :]
             self._rest_needed_bytes = needed
-        return events
 
     def _skip_preface(self, data: bytes) -> int:
         """Where the first frame begins; -1 when the preface has not arrived completely."""

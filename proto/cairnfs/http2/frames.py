@@ -76,7 +76,7 @@ class ErrorCode(IntEnum):
 
 
 class ProtocolError(Exception):
-    """The peer broke the rules, so that the connection must end; `code` is what to tell it."""
+    """The peer broke the rules; `code` is what to tell it."""
 
     def __init__(self, code: ErrorCode, detail: str) -> None:
         super().__init__(detail)

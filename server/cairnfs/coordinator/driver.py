@@ -23,9 +23,10 @@ _EVENTS_TAG: Final = b"\x0a"  # ServerMessage.events, length-delimited
 class Outbox:
     """Serialized events for one connection, in order, until its writer takes them."""
 
-    def __init__(self) -> None:
+    def __init__(self, filled: Callable[[], None]) -> None:
+        """`filled` is called whenever there is something to take, or nothing more will come."""
         self._parts: deque[bytes] = deque()
-        self._ready = asyncio.Event()
+        self._filled = filled
         self.size_bytes = 0
         self.closing = False
 
@@ -46,7 +47,7 @@ class Outbox:
             pieces += (_EVENTS_TAG, _varint(len(body)), body)
             part_bytes += len(body)
         self._append(pieces)
-        self._ready.set()
+        self._filled()
 
     def _append(self, pieces: list[bytes]) -> None:
         part = b"".join(pieces)
@@ -56,13 +57,10 @@ class Outbox:
     def close(self) -> None:
         """Nothing more comes; what is there is still to be sent."""
         self.closing = True
-        self._ready.set()
+        self._filled()
 
-    async def take(self) -> bytes:
-        """The next ServerMessage, everything queued in it up to about 1 MiB; empty when closed and sent."""
-        while not self._parts and not self.closing:
-            self._ready.clear()
-            await self._ready.wait()
+    def take(self) -> bytes:
+        """The next ServerMessage, everything queued in it up to about 1 MiB; empty when there is nothing."""
         taken: list[bytes] = []
         room_bytes = _MESSAGE_BYTES
         while self._parts and room_bytes > 0:
@@ -114,11 +112,14 @@ class Driver:
 
     # ------------------------------------------------------------------ connections
 
-    def connect(self, hello: pb.Hello) -> tuple[int, Outbox]:
-        """A connection that said Hello; returns its number and where its events come out."""
+    def connect(self, hello: pb.Hello, filled: Callable[[], None]) -> tuple[int, Outbox]:
+        """A connection that said Hello; returns its number and where its events come out.
+
+        `filled` (see `Outbox`) must not call the driver.
+        """
         self._last_connection += 1
         connection = self._last_connection
-        outbox = self._outboxes[connection] = Outbox()
+        outbox = self._outboxes[connection] = Outbox(filled)
         self._do(self.conductor.connect(connection, hello))
         return connection, outbox
 

@@ -1,36 +1,30 @@
-"""The Metadata service: sessions read and written explicitly, and administration."""
+"""The services of a coordinator: sessions, administration, and what datanodes call."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
-import grpc
-import grpc.aio
+from google.protobuf.message import DecodeError
 
-from cairnfs.base.limits import GRPC_MESSAGE_MAX_BYTES, WELCOME_DEADLINE_S
+from cairnfs.base.limits import WELCOME_DEADLINE_S
 from cairnfs.base.logs import get_logger
 from cairnfs.coordinator.driver import Driver, Outbox
-from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb, nodes_pb2_grpc
+from cairnfs.http2.calls import Status
+from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb, nodes_pb2, nodes_pb2_grpc
+from cairnfs.serving import server
+from cairnfs.serving.methods import many_answers, many_requests, unary
+from cairnfs.serving.server import Call, Opener
 
 log = get_logger(__name__)
 
 Fsck = Callable[[pb.FsckRequest, Any], AsyncIterator[pb.FsckProgress]]
 
-_SERVICE: Final = "cairnfs.rpc.v1.Metadata"
-_OPTIONS: Final = (
-    ("grpc.so_reuseport", 0),
-    ("grpc.max_receive_message_length", GRPC_MESSAGE_MAX_BYTES),
-    ("grpc.max_send_message_length", GRPC_MESSAGE_MAX_BYTES),
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 1_000),
-    ("grpc.http2.max_ping_strikes", 0),
-)
+_METADATA: Final = "/cairnfs.rpc.v1.Metadata/"
+_NODES: Final = "/cairnfs.rpc.v1.Nodes/"
 
 
 class MetadataService:
-    """The handlers. Replies of `Session` are serialized by the outbox, so it has no serializer here."""
+    """Sessions, and what the command line asks."""
 
     def __init__(
         self,
@@ -44,61 +38,16 @@ class MetadataService:
         self._cluster_map = cluster_map
         self._fsck = fsck
 
-    def handler(self) -> grpc.GenericRpcHandler:
-        """What a server takes with `add_generic_rpc_handlers`."""
-        handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-            "Session": grpc.stream_stream_rpc_method_handler(
-                self._session, request_deserializer=pb.ClientMessage.FromString
-            ),
-            "Status": grpc.unary_unary_rpc_method_handler(
-                self._get_status,
-                request_deserializer=pb.StatusRequest.FromString,
-                response_serializer=pb.StatusReply.SerializeToString,
-            ),
-            "ListNodes": grpc.unary_unary_rpc_method_handler(
-                self._list_nodes,
-                request_deserializer=pb.ListNodesRequest.FromString,
-                response_serializer=pb.ListNodesReply.SerializeToString,
-            ),
+    def methods(self) -> dict[str, Opener]:
+        """What a server takes."""
+        found: dict[str, Opener] = {
+            _METADATA + "Session": lambda call: _Session(self._driver, call),
+            _METADATA + "Status": unary(pb.StatusRequest, self._get_status),
+            _METADATA + "ListNodes": unary(pb.ListNodesRequest, self._list_nodes),
         }
         if self._fsck is not None:
-            handlers["Fsck"] = grpc.unary_stream_rpc_method_handler(
-                self._fsck,
-                request_deserializer=pb.FsckRequest.FromString,
-                response_serializer=pb.FsckProgress.SerializeToString,
-            )
-        return grpc.method_handlers_generic_handler(_SERVICE, handlers)
-
-    # ------------------------------------------------------------------ sessions
-
-    async def _session(self, _requests: Any, context: Any) -> None:
-        hello = await asyncio.wait_for(context.read(), WELCOME_DEADLINE_S)
-        if hello is grpc.aio.EOF or not hello.HasField("hello"):
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a session begins with Hello")
-        connection, outbox = self._driver.connect(hello.hello)
-        tasks = (
-            asyncio.ensure_future(self._receive(connection, context)),
-            asyncio.ensure_future(_send(outbox, context)),
-        )
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            self._driver.disconnect(connection)
-            for task in tasks:
-                task.cancel()
-            for result in await asyncio.gather(*tasks, return_exceptions=True):
-                if isinstance(result, Exception):
-                    log.debug("session_stream_broke", reason=repr(result))
-
-    async def _receive(self, connection: int, context: Any) -> None:
-        while (message := await context.read()) is not grpc.aio.EOF:
-            try:
-                self._driver.message(connection, message)
-            except Exception:
-                log.exception("message_failed")
-                return
-
-    # ------------------------------------------------------------------ administration
+            found[_METADATA + "Fsck"] = many_answers(pb.FsckRequest, self._fsck)
+        return found
 
     async def _get_status(self, _request: pb.StatusRequest, _context: Any) -> pb.StatusReply:
         return self._status()
@@ -107,26 +56,82 @@ class MetadataService:
         return pb.ListNodesReply(cluster_map=self._cluster_map())
 
 
-async def _send(outbox: Outbox, context: Any) -> None:
-    while message := await outbox.take():
-        await context.write(message)
+class _Session:
+    """The receiver of one session stream: messages go to the driver, its outbox to the stream."""
+
+    def __init__(self, driver: Driver, call: Call) -> None:
+        self._driver = driver
+        self._call = call
+        self._connection = 0
+        self._outbox: Outbox | None = None
+        self._over = False
+        self._loop = asyncio.get_running_loop()
+        self._hello_due = self._loop.call_later(
+            WELCOME_DEADLINE_S, self._end, Status.DEADLINE_EXCEEDED, "no Hello came"
+        )
+
+    def message(self, data: bytes) -> None:
+        try:
+            message = pb.ClientMessage.FromString(data)
+        except DecodeError:
+            self._end(Status.INTERNAL, "a malformed message")
+            return
+        if self._connection:
+            self._deliver(message)
+        elif message.HasField("hello"):
+            self._hello_due.cancel()
+            self._connection, self._outbox = self._driver.connect(message.hello, self._filled)
+            self._filled()
+        else:
+            self._end(Status.INVALID_ARGUMENT, "a session begins with Hello")
+
+    def _deliver(self, message: pb.ClientMessage) -> None:
+        try:
+            self._driver.message(self._connection, message)
+        except Exception:
+            log.exception("message_failed")
+            self._end(Status.INTERNAL, "internal error")
+
+    def ended(self) -> None:
+        self._end()
+
+    def unblocked(self) -> None:
+        self._filled()
+
+    def gone(self) -> None:
+        self._leave()
+
+    def _filled(self) -> None:
+        outbox = self._outbox
+        if outbox is None or self._over:
+            return
+        while not self._call.blocked and (message := outbox.take()):
+            self._call.send(message)
+        if outbox.closing and not outbox.size_bytes:
+            self._over = True  # the driver, which may be calling, hears of it afterwards
+            self._loop.call_soon(self._end)
+
+    def _end(self, status: Status = Status.OK, detail: str = "") -> None:
+        self._call.finish(status, detail)
+        self._leave()
+
+    def _leave(self) -> None:
+        self._over = True
+        self._hello_due.cancel()
+        connection, self._connection = self._connection, 0
+        if connection:
+            self._driver.disconnect(connection)
 
 
 class Server:
-    """The gRPC server of a coordinator."""
+    """The server of a coordinator."""
 
     def __init__(self, metadata: MetadataService, nodes: nodes_pb2_grpc.NodesServicer) -> None:
-        self._server = grpc.aio.server(options=_OPTIONS)
-        self._server.add_generic_rpc_handlers((metadata.handler(),))
-        nodes_pb2_grpc.add_NodesServicer_to_server(nodes, self._server)
+        self._server = server.Server({**metadata.methods(), **_nodes_methods(nodes)})
 
     def bind(self, listen: str) -> str:
         """Take HOST:PORT; returns it with the port that port 0 came to. Raises OSError."""
-        try:
-            port = self._server.add_insecure_port(listen)
-        except RuntimeError as error:
-            raise OSError(f"cannot listen on {listen}: is the address in use?") from error
-        return f"{listen.rpartition(':')[0]}:{port}"
+        return self._server.bind(listen)
 
     async def start(self) -> None:
         """Begin to serve."""
@@ -134,4 +139,13 @@ class Server:
 
     async def stop(self) -> None:
         """Stop at once, breaking all streams."""
-        await self._server.stop(None)
+        await self._server.stop()
+
+
+def _nodes_methods(nodes: Any) -> dict[str, Opener]:
+    return {
+        _NODES + "Register": unary(nodes_pb2.RegisterRequest, nodes.Register),
+        _NODES + "Heartbeat": unary(nodes_pb2.HeartbeatRequest, nodes.Heartbeat),
+        _NODES + "ChangeNode": unary(nodes_pb2.ChangeNodeRequest, nodes.ChangeNode),
+        _NODES + "ReportChunks": many_requests(nodes_pb2.ChunkReport, nodes.ReportChunks),
+    }

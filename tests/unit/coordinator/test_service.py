@@ -1,4 +1,4 @@
-"""The Metadata service over a real grpc.aio server on loopback, with the memory engine."""
+"""The Metadata service over loopback, asked by grpcio, with the memory engine."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -109,22 +109,19 @@ def test_fsck_tells_of_a_sound_file_system() -> None:
 
 
 def test_events_of_a_step_stay_together_and_large_ones_are_split() -> None:
-    async def body() -> None:
-        outbox = Outbox()
-        large = pb.Event(reply=pb.Reply(seq=1, detail="x" * 600_000))
-        outbox.put([large, pb.Event(recall=pb.Recall(id=5)), large, large])
-        outbox.close()
-        messages = []
-        while message := await outbox.take():
-            messages.append(
-                [event.WhichOneof("kind") for event in pb.ServerMessage.FromString(message).events]
-            )
-        assert list(chain.from_iterable(messages)) == ["reply", "recall", "reply", "reply"]
-        assert messages[0][:2] == ["reply", "recall"]
-        assert len(messages) > 1
-        assert outbox.size_bytes == 0
-
-    asyncio.run(body())
+    filled: list[bool] = []
+    outbox = Outbox(lambda: filled.append(True))
+    large = pb.Event(reply=pb.Reply(seq=1, detail="x" * 600_000))
+    outbox.put([large, pb.Event(recall=pb.Recall(id=5)), large, large])
+    outbox.close()
+    messages = []
+    while message := outbox.take():
+        messages.append([event.WhichOneof("kind") for event in pb.ServerMessage.FromString(message).events])
+    assert list(chain.from_iterable(messages)) == ["reply", "recall", "reply", "reply"]
+    assert messages[0][:2] == ["reply", "recall"]
+    assert len(messages) > 1
+    assert outbox.size_bytes == 0
+    assert filled == [True, True]
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:0", "nonsense"])
