@@ -70,9 +70,9 @@ class MetadataSession(Protocol):
 
         Survives reconnection: the request is sent again with its number. The result is the message in
         `Reply.result` (None when the operation has none). Raises CairnError with the reply's code, with
-        TIMED_OUT after `deadline_s` (default limits.RPC_DEADLINE_S; math.inf for lock waits), with
-        SESSION_FENCED when the session ended before the reply arrived. Safe to cancel: the reply is then
-        dropped (listeners still see it).
+        TIMED_OUT after `deadline_s` (default limits.RPC_DEADLINE_S, or a second more; math.inf for lock
+        waits), with SESSION_FENCED when the session ended before the reply arrived. Safe to cancel: the
+        reply is then dropped (listeners still see it).
         """
         ...
 

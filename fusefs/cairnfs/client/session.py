@@ -6,7 +6,7 @@ docs/internals/sessions-and-leases.md explains the protocol.
 import math
 import random
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -24,10 +24,9 @@ from cairnfs.rpc.v1 import common_pb2, metadata_pb2 as pb
 
 _log = get_logger(__name__)
 
-_FIELD_OF_OP: Final = {
-    field.message_type.full_name: field.name
+_FIELD_OF_OP: Final[Mapping[type, str]] = {
+    type(getattr(pb.Request(), field.name)): field.name
     for field in pb.Request.DESCRIPTOR.oneofs_by_name["op"].fields
-    if field.message_type is not None
 }
 # What a coordinator may say about a Hello that no other attempt will change.
 _FINAL_REFUSALS: Final = frozenset(
@@ -107,23 +106,24 @@ class Session:
         A cancelled `SetLock` that waits is withdrawn first: if the lock was granted meanwhile, the grant
         is returned and the cancellation takes effect at the caller's next checkpoint.
         """
-        request = pb.Request(caller=caller)
-        getattr(request, _FIELD_OF_OP[op.DESCRIPTOR.full_name]).MergeFrom(op)
-        if not request.WhichOneof("op"):  # an operation without fields
-            getattr(request, _FIELD_OF_OP[op.DESCRIPTOR.full_name]).SetInParent()
+        fields: dict[str, Any] = {_FIELD_OF_OP[type(op)]: op}
+        request = pb.Request(caller=caller, **fields)
+        if deadline_s is None and not isinstance(op, pb.SetLock):
+            return _result(await self._exchange(request, trio.current_time() + limits.RPC_DEADLINE_S))
         seconds = limits.RPC_DEADLINE_S if deadline_s is None else deadline_s
         with trio.move_on_after(seconds):
-            return _result(await self._exchange(request))
-        raise CairnError(common_pb2.ERROR_CODE_TIMED_OUT, f"no reply within {seconds:g} s")
+            return _result(await self._exchange(request, math.inf))
+        raise _timed_out(seconds)
 
-    async def _exchange(self, request: pb.Request) -> pb.Reply:
-        while self._core.load >= limits.SESSION_OUTSTANDING_MAX and not self._closed:
-            await self._room.park()
+    async def _exchange(self, request: pb.Request, expires_s: float) -> pb.Reply:
+        """Send and wait; `_watch_time` ends it after `expires_s`, which costs less than a cancel scope."""
+        if self._core.load >= limits.SESSION_OUTSTANDING_MAX:
+            await self._wait_for_room(expires_s)
         if self._closed:
             raise _session_over()
-        slot = Slot[pb.Reply]()
+        slot: Slot[pb.Reply] = Slot()
         at_once = self._core.idle
-        pending = self._core.submit(request, slot)
+        pending = self._core.submit(request, slot, expires_s)
         if at_once:
             self._flush()
         else:
@@ -140,6 +140,13 @@ class Session:
             if not slot.filled:
                 self._core.abandon(pending)
                 self._room.unpark()
+
+    async def _wait_for_room(self, expires_s: float) -> None:
+        with trio.CancelScope(deadline=expires_s):
+            while self._core.load >= limits.SESSION_OUTSTANDING_MAX and not self._closed:
+                await self._room.park()
+            return
+        raise _timed_out(limits.RPC_DEADLINE_S)
 
     async def _withdraw_lock(self, request: pb.Request, slot: Slot[pb.Reply]) -> pb.Reply | None:
         """Cancel a waiting lock request and learn what became of it; None when nobody says."""
@@ -315,7 +322,15 @@ class Session:
                 _log.debug("dropping the stream", error=str(error))
                 if self._stream is not None:
                     self._stream.close()
+            self._end_expired(trio.current_time())
             self._flush()
+
+    def _end_expired(self, now_s: float) -> None:
+        for pending in self._core.unanswered():
+            if pending.expires_s <= now_s and pending.waiter is not None:
+                pending.waiter.put_error(_timed_out(limits.RPC_DEADLINE_S))
+                self._core.abandon(pending)
+                self._room.unpark()
 
     def _flush(self) -> None:
         if self._stream is None:
@@ -357,7 +372,8 @@ class Session:
     def _answer(self, pending: Pending, reply: pb.Reply) -> None:
         if pending.waiter is not None:
             pending.waiter.put(reply)
-        self._room.unpark()
+        if self._room:
+            self._room.unpark()
 
 
 def _result(reply: pb.Reply) -> Any:
@@ -365,6 +381,10 @@ def _result(reply: pb.Reply) -> Any:
         raise CairnError(reply.error, reply.detail)
     name = reply.WhichOneof("result")
     return None if name is None else getattr(reply, name)
+
+
+def _timed_out(after_s: float) -> CairnError:
+    return CairnError(common_pb2.ERROR_CODE_TIMED_OUT, f"no reply within {after_s:g} s")
 
 
 def _session_over() -> CairnError:

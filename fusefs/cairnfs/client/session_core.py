@@ -44,6 +44,7 @@ class Pending:
 
     request: pb.Request
     waiter: Any = None
+    expires_s: float = float("inf")  # by the caller's clock
     sent_s: float | None = None
 
     @property
@@ -194,9 +195,9 @@ class SessionCore:
 
     # -------------------------------------------------------------- what the caller asks for
 
-    def submit(self, request: pb.Request, waiter: Any = None) -> Pending:
+    def submit(self, request: pb.Request, waiter: Any = None, expires_s: float = float("inf")) -> Pending:
         """Queue a request (without number). The caller keeps below SESSION_OUTSTANDING_MAX."""
-        pending = Pending(request, waiter)
+        pending = Pending(request, waiter, expires_s)
         self._fresh.append(pending)
         return pending
 

@@ -19,6 +19,10 @@ from cairnfs.http2.frames import ErrorCode, Field, Flag, FrameType, ProtocolErro
 
 _HEADER_BYTES: Final = frames.FRAME_HEADER_BYTES
 _MESSAGE_HEADER_BYTES: Final = frames.MESSAGE_HEADER_BYTES
+# Plain numbers: those of enumerations cost more than all else that is done for a small message.
+_DATA: Final = int(FrameType.DATA)
+_PADDED: Final = int(Flag.PADDED)
+_END_STREAM: Final = int(Flag.END_STREAM)
 _unpack_frame: Final = frames.FRAME_HEADER.unpack_from
 _unpack_message: Final = frames.MESSAGE_HEADER.unpack_from
 _pack_frame: Final = frames.FRAME_HEADER.pack
@@ -277,9 +281,10 @@ class Connection:
     def _frame(self, kind: int, flags: int, stream: int, payload: bytes, events: list[Event]) -> None:
         if self._block is not None and (kind != FrameType.CONTINUATION or stream != self._block_stream):
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a header block was interrupted")
+        if kind == _DATA:
+            self._data(flags, stream, payload, events)
+            return
         match kind:
-            case FrameType.DATA:
-                self._data(flags, stream, payload, events)
             case FrameType.HEADERS:
                 self._headers(flags, stream, payload, events)
             case FrameType.CONTINUATION:
@@ -318,13 +323,13 @@ class Connection:
         if state.taken_bytes >= limits.HTTP2_WINDOW_BYTES // 2:
             self._output.append(frames.window_update(stream, state.taken_bytes))
             state.taken_bytes = 0
-        if flags & Flag.PADDED:
+        if flags & _PADDED:
             payload = _unpadded(payload)
         if state.partial:
             state.partial += payload
             payload = self._joined(state)
         self._messages(state, payload, events)
-        if flags & Flag.END_STREAM:
+        if flags & _END_STREAM:
             self._ended(state, events)
 
     def _joined(self, state: _Stream) -> bytes:

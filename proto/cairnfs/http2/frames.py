@@ -42,7 +42,6 @@ class FrameType(IntEnum):
 class Flag(IntFlag):
     """What flags mean that we look at."""
 
-    NONE = 0
     ACK = 0x1  # of SETTINGS and PING
     END_STREAM = 0x1  # of DATA and HEADERS
     END_HEADERS = 0x4
