@@ -1,18 +1,20 @@
-"""Where readers get chunks: from memory, or from the datanodes, once however many ask at the same time."""
+"""Where readers get chunks: memory, the disk cache, the datanodes; once however many ask at the same time."""
 
 import trio
 
 from cairnfs.client.interface import ChunkIO
 from cairnfs.vfs.chunk_cache import ChunkCache, Piece
+from cairnfs.vfs.disk_cache import DiskCache
 from cairnfs.vfs.extents import Extent
 
 
 class ChunkSource:
     """The chunks of one mount."""
 
-    def __init__(self, chunks: ChunkIO, cache: ChunkCache) -> None:
+    def __init__(self, chunks: ChunkIO, cache: ChunkCache, disk: DiskCache | None) -> None:
         self._chunks = chunks
         self._cache = cache
+        self._disk = disk
         self._fetching: dict[Piece, trio.Event] = {}
 
     def at_hand(self, extent: Extent) -> bool:
@@ -67,7 +69,15 @@ class ChunkSource:
 
     async def _retrieve(self, piece: Piece, extent: Extent) -> bytes:
         chunk_id, offset, length = piece
-        return await self._chunks.retrieve(chunk_id, extent.chunk_length, extent.nodes, offset, length)
+        disk = self._disk
+        if disk is not None:
+            data = await disk.get(chunk_id, extent.chunk_length, offset, length)
+            if data is not None:
+                return data
+        data = await self._chunks.retrieve(chunk_id, extent.chunk_length, extent.nodes, offset, length)
+        if disk is not None and length == extent.chunk_length:
+            disk.keep(chunk_id, data)
+        return data
 
 
 def _whole(extent: Extent) -> Piece:

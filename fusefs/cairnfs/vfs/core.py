@@ -10,6 +10,7 @@ from cairnfs.vfs.attributes import AttributeOps
 from cairnfs.vfs.chunk_source import ChunkSource
 from cairnfs.vfs.compactor import Compactor
 from cairnfs.vfs.directories import DirectoryHandle, DirectoryOps
+from cairnfs.vfs.disk_cache import DiskCache
 from cairnfs.vfs.events import Events
 from cairnfs.vfs.files import FileOps
 from cairnfs.vfs.flusher import Flusher
@@ -37,10 +38,11 @@ class VFS(NamespaceOps, AttributeOps, FileOps, RangeOps, DirectoryOps):
         policy: MountPolicy,
         *,
         clock: Clock | None = None,
+        disk_cache: DiskCache | None = None,
     ) -> None:
         """`nursery` runs background work until it is cancelled; start the session with `self.events`."""
         self.state = state = State(session, chunks, notifier, clock or SystemClock(), nursery, policy)
-        source = ChunkSource(chunks, state.chunk_cache)
+        source = ChunkSource(chunks, state.chunk_cache, disk_cache)
         self.prefetcher = Prefetcher(state, source)
         self.reader = Reader(state, source, self.prefetcher)
         self.sender = Sender(state, Compactor(state, self.reader))
@@ -50,6 +52,8 @@ class VFS(NamespaceOps, AttributeOps, FileOps, RangeOps, DirectoryOps):
         self.events = Events(state, Recalls(state, self.flusher, self.local))
         self.directories: dict[int, DirectoryHandle] = {}
         nursery.start_soon(self.flusher.run)
+        if disk_cache is not None:
+            nursery.start_soon(disk_cache.run)
 
     @property
     def root_ino(self) -> int:

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from cairnfs.base.limits import CHUNK_MAX_BYTES, GIB, KIB, MIB
+from cairnfs.base.limits import CACHE_SIZE_MIN_BYTES, CHUNK_MAX_BYTES, GIB, KIB, MIB
 from cairnfs.mount.errors import EXIT_USAGE, MountRefused
 
 # Passed on to the kernel as they are.
@@ -36,6 +36,8 @@ class MountOptions:
     gid: int | None = None
     dirty_max_bytes: int | None = None
     read_cache_max_bytes: int | None = None
+    cache_dir: Path | None = None
+    cache_size_bytes: int | None = None
     log_level: str | None = None
     log_file: Path | None = None
 
@@ -76,16 +78,24 @@ def _with_value(options: MountOptions, option: str, name: str, value: str) -> Mo
             return replace(options, dirty_max_bytes=_size(option, value, CHUNK_MAX_BYTES))
         case "read_cache_max_bytes":
             return replace(options, read_cache_max_bytes=_size(option, value, 0))
+        case "cache_dir":
+            return replace(options, cache_dir=_path(option, value))
+        case "cache_size":
+            return replace(options, cache_size_bytes=_size(option, value, CACHE_SIZE_MIN_BYTES))
         case "log_level":
             if value not in _LEVELS:
                 raise MountRefused(f"{option!r}: the level is one of {', '.join(_LEVELS)}", EXIT_USAGE)
             return replace(options, log_level=value)
         case "log_file":
-            if not value.startswith("/"):
-                raise MountRefused(f"{option!r}: give an absolute path", EXIT_USAGE)
-            return replace(options, log_file=Path(value))
+            return replace(options, log_file=_path(option, value))
         case _:
             raise MountRefused(f"unknown mount option {option!r}", EXIT_USAGE)
+
+
+def _path(option: str, value: str) -> Path:
+    if not value.startswith("/"):
+        raise MountRefused(f"{option!r}: give an absolute path", EXIT_USAGE)
+    return Path(value)
 
 
 def _number(option: str, value: str, most: int) -> int:

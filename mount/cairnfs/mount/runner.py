@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 
 import trio
 
@@ -28,9 +29,11 @@ from cairnfs.fuse.attributes import Presentation
 from cairnfs.fuse.notifier import Notifier
 from cairnfs.fuse.server import MountFailed, Mounting, connection, serve
 from cairnfs.mount.checks import check_mountpoint, check_sharing, check_system
-from cairnfs.mount.errors import EXIT_FAILED, EXIT_INTERNAL, MountRefused
+from cairnfs.mount.errors import EXIT_FAILED, EXIT_INTERNAL, EXIT_USAGE, MountRefused
 from cairnfs.mount.options import MountOptions, parse_options
+from cairnfs.vfs.chunk_files import ChunkFiles
 from cairnfs.vfs.core import VFS
+from cairnfs.vfs.disk_cache import DiskCache
 from cairnfs.vfs.state import MountPolicy
 
 _log = get_logger(__name__)
@@ -122,7 +125,7 @@ async def _file_system(
     async with open_wire() as wire, trio.open_nursery() as nursery:
         session = Session(Http2MetadataTransport(nursery), settings.coordinators.split(","), identity)
         async with ChunkClient.open(session, GrpcChunkTransport(wire, host), host) as chunks:
-            vfs = VFS(session, chunks, notifier, nursery, policy)
+            vfs = VFS(session, chunks, notifier, nursery, policy, disk_cache=disk_cache(settings, options))
             await nursery.start(session.run, vfs.events, limits.MOUNT_CONNECT_S)
             try:
                 yield vfs
@@ -133,6 +136,17 @@ async def _file_system(
                     finally:
                         await session.close()
                         nursery.cancel_scope.cancel()
+
+
+def disk_cache(settings: MountSettings, options: MountOptions) -> DiskCache | None:
+    """The read cache on disk, if there is to be one; MountRefused when its directory cannot be used."""
+    directory = options.cache_dir or (Path(settings.cache_dir) if settings.cache_dir else None)
+    if directory is None:
+        return None
+    try:
+        return DiskCache(ChunkFiles(directory, options.cache_size_bytes or settings.cache_size_bytes))
+    except OSError as error:
+        raise MountRefused(f"cache_dir {error.filename}: {error.strerror}", EXIT_USAGE) from error
 
 
 def _first(chosen: int | None, default: int) -> int:

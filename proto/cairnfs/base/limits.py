@@ -195,6 +195,13 @@ WALK_LISTING_MAX: Final = 16_384  # entries of one of them that are remembered i
 WALK_UNUSED_ENTRIES_MAX: Final = 4_096  # of one directory, fetched and not yet looked up
 WALK_UNUSED_LISTINGS_MAX: Final = 64  # of directories, fetched and not yet visited
 
+# ------------------------------------------------------------------ disk read cache
+CACHE_SIZE_MIN_BYTES: Final = 256 * MIB
+CACHE_SIZE_BYTES: Final = 4 * GIB  # unless another size is given
+CACHE_WAITING_MAX_BYTES: Final = 32 * MIB  # fetched and not yet written; more is not kept
+CACHE_DEADLINE_S: Final = 2.0  # for reading a chunk from it
+CACHE_REST_S: Final = 30.0  # it is not used after its disk has failed or hung
+
 # ------------------------------------------------------------------ mounts
 FUSE_DEADLINE_S: Final = 90.0  # for one file system call, whatever happens
 FUSE_FLUSH_DEADLINE_S: Final = 600.0  # for calls that may have to write out all dirty data
@@ -276,5 +283,8 @@ assert PREFETCH_FILE_MAX_BYTES <= PACK_CHUNK_MAX_BYTES
 assert READDIR_LIMIT_MAX < WALK_UNUSED_ENTRIES_MAX < WALK_LISTING_MAX
 assert FUSE_TICK_S < LEASE_S - CLIENT_DOUBT_S
 assert ANSWERS_INODES_MAX * 160 + ANSWERS_ENTRIES_MAX * 96 < 64 * MIB
+assert CHUNK_MAX_BYTES * 64 <= CACHE_SIZE_MIN_BYTES <= CACHE_SIZE_BYTES
+assert CHUNK_MAX_BYTES < CACHE_WAITING_MAX_BYTES
+assert CACHE_DEADLINE_S < RPC_DEADLINE_S
 assert RPC_DEADLINE_S < FUSE_DEADLINE_S < FUSE_FLUSH_DEADLINE_S
 assert REMOUNT_DELAY_MIN_S < REMOUNT_DELAY_MAX_S < REMOUNT_STABLE_S

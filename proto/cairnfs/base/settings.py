@@ -110,3 +110,7 @@ class MountSettings(CommonSettings):
         limits.DIRTY_MAX_BYTES, "unsent file data held in memory", minimum=limits.CHUNK_MAX_BYTES
     )
     read_cache_max_bytes: int = _setting(limits.READ_CACHE_MAX_BYTES, "chunks held in memory", minimum=0)
+    cache_dir: str = _setting("", "directory of a read cache that all mounts of this host share; empty: none")
+    cache_size_bytes: int = _setting(
+        limits.CACHE_SIZE_BYTES, "disk space of the read cache", minimum=limits.CACHE_SIZE_MIN_BYTES
+    )

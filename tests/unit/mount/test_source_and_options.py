@@ -60,7 +60,8 @@ def test_later_options_win() -> None:
 
 def test_our_own_options() -> None:
     text = (
-        "sync,nonempty,uid=1000,gid=0,dirty_max_bytes=64M,read_cache_max_bytes=0,log_level=debug,log_file=/l"
+        "sync,nonempty,uid=1000,gid=0,dirty_max_bytes=64M,read_cache_max_bytes=0,log_level=debug,log_file=/l,"
+        "cache_dir=/c,cache_size=1G"
     )
     assert parse_options(text) == MountOptions(
         sync=True,
@@ -69,6 +70,8 @@ def test_our_own_options() -> None:
         gid=0,
         dirty_max_bytes=64 << 20,
         read_cache_max_bytes=0,
+        cache_dir=Path("/c"),
+        cache_size_bytes=1 << 30,
         log_level="debug",
         log_file=Path("/l"),
     )
@@ -88,6 +91,8 @@ def test_our_own_options() -> None:
         "dirty_max_bytes=9E9",
         "log_level=loud",
         "log_file=relative",
+        "cache_dir=relative",
+        "cache_size=1M",
         "sync=yes",
         "uid=\u0661",
     ],

@@ -1,6 +1,6 @@
 """Fetching ahead of programs that go through directories: how few requests it takes, and when it ends."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -10,9 +10,9 @@ import trio.testing
 
 from cairnfs.base.errors import CairnError
 from cairnfs.base.limits import KIB
-from cairnfs.rpc.v1 import common_pb2 as common
+from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
 from cairnfs.vfs.state import MountPolicy
-from tests.doubles.rig import MemoryChunks, Rig, SimKernel, Stream
+from tests.doubles.rig import MemoryChunks, Rig, SimKernel
 
 pytestmark = pytest.mark.usefixtures("autojump_clock")
 
@@ -36,20 +36,18 @@ class CountingRig(Rig):
     """A rig that remembers what its newest client has asked for."""
 
     def __init__(self, nursery: trio.Nursery) -> None:
+        self._asked: defaultdict[int, Counter[str]] = defaultdict(Counter)
         super().__init__(nursery)
         self.chunks = self.counted = CountedChunks()
-        self.newest: Stream | None = None
 
-    def connect(self, address: str) -> Stream:
-        self.newest = super().connect(address)
-        return self.newest
+    def receive(self, number: int, message: pb.ClientMessage) -> None:
+        self._asked[number].update(request.WhichOneof("op") or "" for request in message.requests)
+        super().receive(number, message)
 
     @property
     def asked(self) -> Counter[str]:
         """How many requests of each kind the newest client has sent."""
-        assert self.newest is not None
-        sent = (request for message in self.newest.sent for request in message.requests)
-        return Counter(request.WhichOneof("op") or "" for request in sent)
+        return self._asked[max(self._asked)]
 
 
 @asynccontextmanager
