@@ -30,6 +30,7 @@ SCAN_SHARE: Final = 32  # add up again after a process has added one part in so 
 _MAGIC: Final = b"CairnCh1"
 _HEADER: Final = struct.Struct("<8s32sQ")
 _CRC: Final = struct.Struct("<I")
+_READ_TOGETHER_BYTES: Final = 128 * limits.KIB  # header and chunk by one call: copying costs less than a call
 _BLOCK: Final = limits.CHECKSUM_BLOCK_BYTES
 
 
@@ -197,12 +198,12 @@ def _read_checked(
     head_bytes = _HEADER.size + blocks * _CRC.size + _CRC.size
     first, last = offset // _BLOCK, (offset + length - 1) // _BLOCK
     start, end = first * _BLOCK, min((last + 1) * _BLOCK, chunk_length)
-    if start == 0:
+    if end <= _READ_TOGETHER_BYTES:
         content = os.pread(descriptor, head_bytes + end, 0)
-        head, data = content[:head_bytes], memoryview(content)[head_bytes:]
+        head, data = content[:head_bytes], content[head_bytes + start :]
     else:
         head = os.pread(descriptor, head_bytes, 0)
-        data = memoryview(os.pread(descriptor, end - start, head_bytes + start))
+        data = os.pread(descriptor, end - start, head_bytes + start)
     if len(head) < head_bytes or len(data) < end - start:
         return None
     if _CRC.unpack(head[-_CRC.size :])[0] != crc32c(head[: -_CRC.size]):
@@ -212,4 +213,4 @@ def _read_checked(
     wanted = struct.unpack_from(f"<{last - first + 1}I", head, _HEADER.size + first * _CRC.size)
     if tuple(block_checksums(data)) != wanted:
         return None
-    return bytes(data[offset - start : offset - start + length])
+    return data[offset - start : offset - start + length]
