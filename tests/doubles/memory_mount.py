@@ -25,7 +25,7 @@ from cairnfs.mount import background
 from cairnfs.rpc.v1 import metadata_pb2 as pb
 from tests.doubles.memory_fs import _BY_ERRNO, TIMEOUT_S, MemoryFileSystem
 
-_ANSWERED = ("lookup", "absent", "getattr", "xattr", "flush", "release")
+_ANSWERED = ("lookup", "absent", "getattr", "xattr", "flush", "release", "listing")
 
 
 class Control:

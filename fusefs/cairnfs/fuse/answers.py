@@ -52,6 +52,10 @@ class KernelAnswers:
         """Do not tell its attributes any more."""
         return lib.cairn_withdraw_inode(self._to_kernel(ino))
 
+    def withdraw_attributes(self, ino: int) -> None:
+        """Do not tell its attributes any more, apart from what is known of extended ones."""
+        lib.cairn_withdraw_attributes(self._to_kernel(ino))
+
     def withdraw_entry(self, parent: int, name: bytes) -> None:
         """Do not tell of this name any more."""
         lib.cairn_withdraw_entry(self._to_kernel(parent), name, len(name))
@@ -63,6 +67,14 @@ class KernelAnswers:
     def take_lookups(self, ino: int) -> int:
         """References given to the kernel since this was last asked."""
         return lib.cairn_take_lookups(self._to_kernel(ino))
+
+    def publish_handle(self, handle: int) -> None:
+        """Closing a descriptor of this open file needs no answer from here."""
+        lib.cairn_publish_handle(handle, 0)
+
+    def withdraw_handle(self, handle: int) -> None:
+        """Closing it may have something to report."""
+        lib.cairn_withdraw_handle(handle)
 
     def clear(self) -> None:
         """Tell nothing any more."""

@@ -182,7 +182,7 @@ class Handlers(pyfuse3.Operations):
     async def open(self, inode: int, flags: int, ctx: Context) -> pyfuse3.FileInfo:
         opened = await self._fs.open(self._from_kernel(inode), flags, _caller(ctx))
         if flags & O_ACCMODE == O_RDONLY:
-            lib.cairn_opened_for_reading(opened.handle)
+            lib.cairn_publish_handle(opened.handle, 1)
         return _file_info(opened)
 
     @guarded()
@@ -202,14 +202,19 @@ class Handlers(pyfuse3.Operations):
         self._locks.flushed(fh, lock_owner)
         await self._fs.flush(fh, lock_owner)
 
-    async def release_answered(self, fh: int) -> None:
-        """A handle opened for reading is gone; the kernel has its answer."""
+    async def release_answered(self, fh: int, is_directory: bool) -> None:
+        """A directory or a file opened for reading is closed; the kernel has its answer."""
         with suppress(pyfuse3.FUSEError):
-            await self._release_task(fh)
+            await (self._end_directory(fh) if is_directory else self._end_reading(fh))
 
     @guarded_task(FUSE_FLUSH_DEADLINE_S)
-    async def _release_task(self, fh: int) -> None:
+    async def _end_reading(self, fh: int) -> None:
         await self._end_handle(fh, None)
+
+    @guarded_task()
+    async def _end_directory(self, fh: int) -> None:
+        self._directories.pop(fh, None)
+        await self._fs.releasedir(fh)
 
     async def release(self, fh: int) -> None:
         extra = lib.cairn_current
@@ -245,10 +250,14 @@ class Handlers(pyfuse3.Operations):
     async def _readdir(self, fh: int, start: int, token: pyfuse3.ReaddirToken, size: int) -> None:
         if start < _DOTS:
             await self._list_dots(fh, start, token)
+        offset = max(start - _DOTS, 0)
         limit = min(size // _DIRENT_MIN_BYTES + 1, READDIR_LIMIT_MAX)
-        for entry in await self._fs.readdir(fh, max(start - _DOTS, 0), limit):
+        for entry in await self._fs.readdir(fh, offset, limit):
             if not self._list(token, entry):
-                break
+                return
+            offset = entry.next_offset
+        if not await self._fs.readdir(fh, offset, 1):
+            lib.cairn_listing_ends(fh, offset + _DOTS)
 
     def _list(self, token: pyfuse3.ReaddirToken, entry: Listed) -> bool:
         offset = entry.next_offset + _DOTS
@@ -267,12 +276,9 @@ class Handlers(pyfuse3.Operations):
                 dot = Node(common_pb2.Attr(ino=target, mode=S_IFDIR), 0, 0)
                 pyfuse3.readdir_reply(token, name, self._entry(dot), number)
 
+    @guarded()
     async def releasedir(self, fh: int) -> None:
         self._directories.pop(fh, None)
-        await self._releasedir(fh)
-
-    @guarded()
-    async def _releasedir(self, fh: int) -> None:
         await self._fs.releasedir(fh)
 
     @guarded(FUSE_FLUSH_DEADLINE_S)

@@ -11,7 +11,7 @@ _ROOM = 1024
 
 
 class Later:
-    """Passes on what was kept, in the order of requests as far as it matters.
+    """Passes on what was kept.
 
     A release or forget that is told late only keeps something a little longer.
     """
@@ -31,19 +31,20 @@ class Later:
         """The same at the end of a mount, waiting for the releases."""
         await self._release(self._take())
 
-    def _take(self) -> list[int]:
-        released: list[int] = []
+    def _take(self) -> list[tuple[bool, int]]:
+        """Open files and (True) directories that are released."""
+        released: list[tuple[bool, int]] = []
         while count := lib.cairn_take_later(self._kept, _ROOM):
             forgotten: list[tuple[int, int]] = []
             for kept in self._kept[0:count]:
                 if kept.kind == lib.CAIRN_FORGET:
                     forgotten.append((kept.id, kept.count))
                 else:
-                    released.append(kept.id)
+                    released.append((kept.kind == lib.CAIRN_RELEASEDIR, kept.id))
             if forgotten:
                 self._handlers.forget(forgotten)
         return released
 
-    async def _release(self, handles: Sequence[int]) -> None:
-        for handle in handles:
-            await self._handlers.release_answered(handle)
+    async def _release(self, released: Sequence[tuple[bool, int]]) -> None:
+        for is_directory, handle in released:
+            await self._handlers.release_answered(handle, is_directory)

@@ -41,6 +41,10 @@ class Answers(Protocol):
         """The attributes are not known any more; returns what `take_lookups` would."""
         ...
 
+    def withdraw_attributes(self, ino: int) -> None:
+        """The same after a change of our own that makes no extended attribute; references stay counted."""
+        ...
+
     def withdraw_entry(self, parent: int, name: bytes) -> None:
         """It is not known whether the name exists; the directory is not complete any more."""
         ...
@@ -57,8 +61,20 @@ class Answers(Protocol):
         """
         ...
 
+    def publish_handle(self, handle: int) -> None:
+        """`FileSystem.flush` of this open file would do nothing.
+
+        It is called all the same when the closing process may hold record locks on the file. Files opened for
+        reading only need not be published.
+        """
+        ...
+
+    def withdraw_handle(self, handle: int) -> None:
+        """There is something to report or to wait for at the next close of a descriptor of this open file."""
+        ...
+
     def clear(self) -> None:
-        """Nothing is known any more; references stay counted."""
+        """Nothing is known of any inode any more; references stay counted."""
         ...
 
     def trust_until(self, boottime_s: float) -> None:
@@ -82,6 +98,9 @@ class NoAnswers:
         """0."""
         return 0
 
+    def withdraw_attributes(self, ino: int) -> None:
+        """Ignored."""
+
     def withdraw_entry(self, parent: int, name: bytes) -> None:
         """Ignored."""
 
@@ -91,6 +110,12 @@ class NoAnswers:
     def take_lookups(self, ino: int) -> int:
         """0."""
         return 0
+
+    def publish_handle(self, handle: int) -> None:
+        """Ignored."""
+
+    def withdraw_handle(self, handle: int) -> None:
+        """Ignored."""
 
     def clear(self) -> None:
         """Ignored."""

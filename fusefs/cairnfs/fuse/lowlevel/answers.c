@@ -24,7 +24,7 @@ struct node {
     uint64_t generation;   /* of the entries that are believed; 0: none are */
     struct fuse_attr attr;
     bool known;            /* the attributes are believed */
-    bool no_xattrs;        /* it has no extended attribute of any name */
+    bool no_xattrs;        /* it is known to have no extended attribute of any name */
     bool complete;         /* of a directory: names without an entry are absent */
     bool used;             /* since the hand of the clock passed */
 };
@@ -304,9 +304,20 @@ uint64_t cairn_withdraw_inode(uint64_t ino)
     node = find_node(ino);
     lookups = lookups_taken(node);
     if (node != NULL)
-        node->known = false;
+        node->known = node->no_xattrs = false;
     pthread_mutex_unlock(&book.lock);
     return lookups;
+}
+
+void cairn_withdraw_attributes(uint64_t ino)
+{
+    struct node *node;
+
+    pthread_mutex_lock(&book.lock);
+    node = find_node(ino);
+    if (node != NULL)
+        node->known = false;
+    pthread_mutex_unlock(&book.lock);
 }
 
 uint64_t cairn_take_lookups(uint64_t ino)
@@ -357,7 +368,7 @@ void cairn_clear(void)
         for (struct node **link = &book.nodes[at]; *link != NULL;) {
             struct node *node = *link;
 
-            node->known = node->complete = false;
+            node->known = node->no_xattrs = node->complete = false;
             node->generation = 0;
             if (node->lookups) {
                 link = &node->next;
@@ -464,7 +475,7 @@ static bool answer_xattr(int fd, const struct fuse_in_header *in, const char *bo
     const struct fuse_getxattr_out nothing = {0};
     struct node *node = find_node(in->nodeid);
 
-    if (node == NULL || !node->known || !node->no_xattrs || length < sizeof(*asked))
+    if (node == NULL || !node->no_xattrs || length < sizeof(*asked))
         return false;
     if (in->opcode == FUSE_LISTXATTR) {
         reply(fd, in->unique, 0, &nothing, asked->size ? 0 : sizeof(nothing));

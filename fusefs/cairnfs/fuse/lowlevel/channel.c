@@ -3,9 +3,10 @@
  * answers, keeps what needs no answer for later, and queues the rest. pyfuse3 takes from the queue what it
  * believes to read from the kernel; the descriptor that it waits for is an eventfd.
  *
- * Not needing an answer soon: forgets, and releases of handles that were opened for reading only.
- * A flush of such a handle has nothing to report, and nothing to unlock while its owner has set no lock on
- * the inode; that is told by the requests for locks, which pass by here.
+ * Not needing an answer: forgets, releases of directories and of files that were opened for reading only.
+ * A flush of such a file has nothing to report, and nothing to unlock while its owner has set no lock on
+ * the inode; that is told by the requests for locks, which pass by here. Python says which other files have
+ * nothing to report either.
  */
 #include <limits.h>
 #include <poll.h>
@@ -17,6 +18,7 @@
 #define QUEUE_MAX 32                        /* requests that pyfuse3 has not taken */
 #define LATER_MAX 4096
 #define LATER_WAKE 1024                     /* more, and Python is woken for them */
+#define LATER_IDLE_MS 5                     /* or when no request has come for so long */
 #define PAIRS_MASK 4095
 #define PAIRS_MAX 65536
 
@@ -41,6 +43,7 @@ static struct {
     pthread_t thread;
     pthread_cond_t arrived;
     bool running, stopping, awake, lingering;
+    bool later_due;                      /* Python should see to what was kept for later */
     int fuse_fd, wake_fd, stop_fd;
     int ended;                           /* 0: no; 1: unmounted; else -errno */
     struct request queue[QUEUE_MAX];
@@ -49,16 +52,26 @@ static struct {
     unsigned spares;
     cairn_later later[LATER_MAX];
     unsigned later_count;
-    struct pairs quiet;                  /* handles opened for reading only */
+    struct pairs quiet;                  /* (handle, 1 if its release needs no answer either) */
+    struct pairs ends;                   /* (directory handle, offset after its last entry) */
     struct pairs lockers;                /* (inode, owner) that may hold record locks */
     bool lockers_lost;                   /* there were too many to remember */
 } channel = {.lock = PTHREAD_MUTEX_INITIALIZER, .room = PTHREAD_COND_INITIALIZER, .wake_fd = -1, .stop_fd = -1};
 
 /* ------------------------------------------------------------------ sets of pairs; the lock is held */
 
+static struct pair **find_first(struct pairs *pairs, uint64_t first)
+{
+    struct pair **link = &pairs->buckets[mixed(first) & PAIRS_MASK];
+
+    while (*link != NULL && (*link)->first != first)
+        link = &(*link)->next;
+    return link;
+}
+
 static struct pair **find_pair(struct pairs *pairs, uint64_t first, uint64_t second)
 {
-    struct pair **link = &pairs->buckets[mixed(first ^ mixed(second)) & PAIRS_MASK];
+    struct pair **link = find_first(pairs, first);
 
     while (*link != NULL && ((*link)->first != first || (*link)->second != second))
         link = &(*link)->next;
@@ -79,9 +92,9 @@ static bool add_pair(struct pairs *pairs, uint64_t first, uint64_t second)
     return true;
 }
 
-static bool remove_pair(struct pairs *pairs, uint64_t first, uint64_t second)
+static bool remove_pair(struct pairs *pairs, struct pair **link)
 {
-    struct pair **link = find_pair(pairs, first, second), *pair = *link;
+    struct pair *pair = *link;
 
     if (pair == NULL)
         return false;
@@ -94,8 +107,8 @@ static bool remove_pair(struct pairs *pairs, uint64_t first, uint64_t second)
 static void remove_pairs(struct pairs *pairs)
 {
     for (size_t at = 0; at <= PAIRS_MASK; at++)
-        while (pairs->buckets[at] != NULL)
-            remove_pair(pairs, pairs->buckets[at]->first, pairs->buckets[at]->second);
+        while (remove_pair(pairs, &pairs->buckets[at]))
+            ;
 }
 
 /* ------------------------------------------------------------------ the thread */
@@ -119,8 +132,10 @@ static bool keep_for_later(int kind, uint64_t id, uint64_t count)
         return false;
     channel.later[channel.later_count++] = (cairn_later){kind, id, count};
     cairn_waiting_later = channel.later_count;
-    if (channel.later_count >= LATER_WAKE)
+    if (channel.later_count >= LATER_WAKE) {
+        channel.later_due = true;
         wake_python();
+    }
     return true;
 }
 
@@ -140,25 +155,57 @@ static bool keep_forgets(const struct fuse_in_header *in, const char *body, size
     return true;
 }
 
-static bool answer_close(const struct fuse_in_header *in, const char *body, size_t length)
+static bool answer_flush(const struct fuse_in_header *in, const char *body, size_t length)
 {
-    const struct fuse_release_in *release = (const void *)body;
     const struct fuse_flush_in *flush = (const void *)body;
 
-    if (in->opcode == FUSE_FLUSH) {
-        if (length < sizeof(*flush) || channel.lockers_lost
-            || remove_pair(&channel.lockers, in->nodeid, flush->lock_owner)
-            || *find_pair(&channel.quiet, flush->fh, 0) == NULL)
-            return false;
-        cairn_answered.flush++;
+    if (length < sizeof(*flush) || channel.lockers_lost
+        || remove_pair(&channel.lockers, find_pair(&channel.lockers, in->nodeid, flush->lock_owner))
+        || *find_first(&channel.quiet, flush->fh) == NULL)
+        return false;
+    reply(channel.fuse_fd, in->unique, 0, NULL, 0);
+    cairn_answered.flush++;
+    return true;
+}
+
+static bool answer_release(const struct fuse_in_header *in, const char *body, size_t length)
+{
+    const struct fuse_release_in *release = (const void *)body;
+    int kind = in->opcode == FUSE_RELEASE ? CAIRN_RELEASE : CAIRN_RELEASEDIR;
+
+    if (length < sizeof(*release))
+        return false;
+    if (kind == CAIRN_RELEASEDIR) {
+        remove_pair(&channel.ends, find_first(&channel.ends, release->fh));
     } else {
-        if (length < sizeof(*release) || !remove_pair(&channel.quiet, release->fh, 0)
-            || release->release_flags & FUSE_RELEASE_FLOCK_UNLOCK
-            || !keep_for_later(CAIRN_RELEASE, release->fh, 0))
+        struct pair **link = find_first(&channel.quiet, release->fh);
+        bool needless = *link != NULL && (*link)->second;
+
+        remove_pair(&channel.quiet, link);
+        if (!needless || release->release_flags & FUSE_RELEASE_FLOCK_UNLOCK)
             return false;
-        cairn_answered.release++;
+    }
+    if (!keep_for_later(kind, release->fh, 0))
+        return false;
+    reply(channel.fuse_fd, in->unique, 0, NULL, 0);
+    cairn_answered.release++;
+    return true;
+}
+
+static bool answer_listing(const struct fuse_in_header *in, const char *body, size_t length)
+{
+    const struct fuse_read_in *asked = (const void *)body;
+    struct pair **link;
+
+    if (length < sizeof(*asked) || *(link = find_first(&channel.ends, asked->fh)) == NULL)
+        return false;
+    if ((*link)->second != asked->offset) {
+        if (asked->offset == 0)  /* it is read again, and may end elsewhere */
+            remove_pair(&channel.ends, link);
+        return false;
     }
     reply(channel.fuse_fd, in->unique, 0, NULL, 0);
+    cairn_answered.listing++;
     return true;
 }
 
@@ -185,21 +232,30 @@ static bool dealt_with(const char *request, size_t size)
     case FUSE_GETXATTR:
     case FUSE_LISTXATTR:
         return answer_from_book(channel.fuse_fd, in, body, length);
+    case FUSE_IOCTL:
+        return reply(channel.fuse_fd, in->unique, ENOTTY, NULL, 0);
+    }
+    pthread_mutex_lock(&channel.lock);
+    switch (in->opcode) {
     case FUSE_FORGET:
     case FUSE_BATCH_FORGET:
+        done = keep_forgets(in, body, length);
+        break;
     case FUSE_FLUSH:
+        done = answer_flush(in, body, length);
+        break;
     case FUSE_RELEASE:
+    case FUSE_RELEASEDIR:
+        done = answer_release(in, body, length);
+        break;
+    case FUSE_READDIRPLUS:
+        done = answer_listing(in, body, length);
+        break;
     case FUSE_SETLK:
     case FUSE_SETLKW:
-        pthread_mutex_lock(&channel.lock);
-        if (in->opcode == FUSE_FORGET || in->opcode == FUSE_BATCH_FORGET)
-            done = keep_forgets(in, body, length);
-        else if (in->opcode == FUSE_FLUSH || in->opcode == FUSE_RELEASE)
-            done = answer_close(in, body, length);
-        else
-            note_lock(in, body, length);
-        pthread_mutex_unlock(&channel.lock);
+        note_lock(in, body, length);
     }
+    pthread_mutex_unlock(&channel.lock);
     return done;
 }
 
@@ -224,8 +280,17 @@ static char *handed_over(char *mem, size_t size)
 static int wait_for_requests(void)
 {
     struct pollfd fds[2] = {{channel.fuse_fd, POLLIN, 0}, {channel.stop_fd, POLLIN, 0}};
+    int ready = poll(fds, 2, cairn_waiting_later ? LATER_IDLE_MS : -1);
 
-    if (poll(fds, 2, -1) < 0)
+    if (ready == 0) {
+        pthread_mutex_lock(&channel.lock);
+        channel.later_due = channel.later_count > 0;
+        if (channel.later_due)
+            wake_python();
+        pthread_mutex_unlock(&channel.lock);
+        ready = poll(fds, 2, -1);
+    }
+    if (ready < 0)
         return errno == EINTR ? 0 : errno;
     return fds[1].revents ? ENODEV : 0;
 }
@@ -272,7 +337,7 @@ static int start_reading(int fuse_fd)
     channel.wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     channel.stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     channel.ended = channel.first = channel.count = channel.later_count = cairn_waiting_later = 0;
-    channel.stopping = channel.awake = channel.lockers_lost = false;
+    channel.stopping = channel.awake = channel.lockers_lost = channel.later_due = false;
     if (channel.wake_fd < 0 || channel.stop_fd < 0 || fcntl(fuse_fd, F_SETFL, fcntl(fuse_fd, F_GETFL) | O_NONBLOCK))
         return -1;
     sigfillset(&every);  /* signals are Python's business */
@@ -303,6 +368,7 @@ static void stop_reading(void)
         free(channel.spare[--channel.spares]);
     remove_pairs(&channel.quiet);
     remove_pairs(&channel.lockers);
+    remove_pairs(&channel.ends);
     close(channel.wake_fd);
     close(channel.stop_fd);
 }
@@ -355,7 +421,7 @@ int fuse_session_receive_buf(struct fuse_session *se, struct fuse_buf *buf)
 
 static bool nothing_to_do(void)
 {
-    return channel.count == 0 && !channel.ended && channel.later_count < LATER_WAKE;
+    return channel.count == 0 && !channel.ended && !channel.later_due;
 }
 
 static void linger(int64_t wait_ns)
@@ -399,13 +465,30 @@ size_t cairn_take_later(cairn_later *into, size_t room)
     channel.later_count -= taken;
     memcpy(into, channel.later + channel.later_count, taken * sizeof(*into));
     cairn_waiting_later = channel.later_count;
+    channel.later_due = channel.later_count > 0;
     pthread_mutex_unlock(&channel.lock);
     return taken;
 }
 
-void cairn_opened_for_reading(uint64_t handle)
+void cairn_publish_handle(uint64_t handle, int only_read)
 {
     pthread_mutex_lock(&channel.lock);
-    add_pair(&channel.quiet, handle, 0);
+    if (*find_first(&channel.quiet, handle) == NULL)
+        add_pair(&channel.quiet, handle, only_read);
+    pthread_mutex_unlock(&channel.lock);
+}
+
+void cairn_withdraw_handle(uint64_t handle)
+{
+    pthread_mutex_lock(&channel.lock);
+    remove_pair(&channel.quiet, find_first(&channel.quiet, handle));
+    pthread_mutex_unlock(&channel.lock);
+}
+
+void cairn_listing_ends(uint64_t handle, uint64_t offset)
+{
+    pthread_mutex_lock(&channel.lock);
+    remove_pair(&channel.ends, find_first(&channel.ends, handle));
+    add_pair(&channel.ends, handle, offset);
     pthread_mutex_unlock(&channel.lock);
 }

@@ -186,13 +186,6 @@ static void on_copy_file_range(fuse_req_t req, fuse_ino_t ino_in, off_t off_in, 
         answer_unless_taken(req, cairn_copy_file_range(req, fi_in->fh, off_in, fi_out->fh, off_out, length));
 }
 
-static void on_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned int cmd, void *arg, struct fuse_file_info *fi,
-                     unsigned flags, const void *in_buf, size_t in_size, size_t out_size)
-{
-    (void)ino, (void)cmd, (void)arg, (void)fi, (void)flags, (void)in_buf, (void)in_size, (void)out_size;
-    fuse_reply_err(req, ENOTTY);
-}
-
 /* ------------------------------------------------------------------ interposition */
 
 static const struct fuse_lowlevel_ops *completed(const struct fuse_lowlevel_ops *ops, size_t size)
@@ -218,7 +211,6 @@ static const struct fuse_lowlevel_ops *completed(const struct fuse_lowlevel_ops 
     complete.fallocate = on_fallocate;
     complete.lseek = on_lseek;
     complete.copy_file_range = on_copy_file_range;
-    complete.ioctl = on_ioctl;
     return &complete;
 }
 

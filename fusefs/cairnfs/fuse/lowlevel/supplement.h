@@ -29,7 +29,7 @@ typedef struct {
 
 /* What was answered without Python, by kind of request. */
 typedef struct {
-    uint64_t lookup, absent, getattr, xattr, flush, release;
+    uint64_t lookup, absent, getattr, xattr, flush, release, listing;
 } cairn_counts;
 extern cairn_counts cairn_answered;
 
@@ -39,6 +39,7 @@ void cairn_publish_inode(const cairn_inode *from);
 void cairn_publish_entry(uint64_t parent, const char *name, size_t length, uint64_t ino);
 void cairn_publish_complete(uint64_t directory);
 uint64_t cairn_withdraw_inode(uint64_t ino);
+void cairn_withdraw_attributes(uint64_t ino);
 void cairn_withdraw_entry(uint64_t parent, const char *name, size_t length);
 void cairn_withdraw_directory(uint64_t directory);
 uint64_t cairn_take_lookups(uint64_t ino);
@@ -46,7 +47,7 @@ void cairn_clear(void);
 void cairn_trust_until(int64_t boottime_ns);
 
 /* Requests that need no answer from Python, kept until it has time (channel.c). */
-enum { CAIRN_FORGET = 1, CAIRN_RELEASE = 2 };
+enum { CAIRN_FORGET = 1, CAIRN_RELEASE = 2, CAIRN_RELEASEDIR = 3 };
 typedef struct {
     int kind;
     uint64_t id;           /* inode or handle */
@@ -59,8 +60,12 @@ size_t cairn_take_later(cairn_later *into, size_t room);
  * so long, because a caller that has its answer may call again at once. */
 int cairn_rest(int64_t wait_ns);
 
-/* A handle whose flush and release need no answer from Python. */
-void cairn_opened_for_reading(uint64_t handle);
+/* A handle whose flush has nothing to report; if it is only read, its release needs no answer from Python. */
+void cairn_publish_handle(uint64_t handle, int only_read);
+void cairn_withdraw_handle(uint64_t handle);
+
+/* Nothing follows this offset in the listing of an open directory, until it is read from its start again. */
+void cairn_listing_ends(uint64_t handle, uint64_t offset);
 
 /* Call cairn_interrupted when the caller of this request is signalled; returns the request's name. */
 uint64_t cairn_watch(void *req);
