@@ -146,6 +146,19 @@ class LeaseTable:
             self._stamp += 1
         self._held.setdefault(session_id, {})[ino] = _EARLIER_STAMP if earlier else self._stamp
 
+    def grant_unknown(self, session_id: str, ino: int) -> bool:
+        """Record the WRITE lease on an inode that the session made in its own memory, as of earlier.
+
+        False, and nothing is recorded, if anybody has a lease on it, or another has it open or changes it.
+        """
+        if ino in self._writers or ino in self._readers:
+            return False
+        if self.open_elsewhere(session_id, ino) or self.changing_elsewhere(session_id, ino):
+            return False
+        self._writers[ino] = session_id
+        self._held.setdefault(session_id, {})[ino] = _EARLIER_STAMP
+        return True
+
     def downgrade(self, session_id: str, ino: int) -> None:
         """Turn a WRITE lease into a READ lease; others are left alone."""
         if self._writers.get(ino) == session_id:

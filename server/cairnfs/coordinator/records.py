@@ -43,26 +43,34 @@ class Inode(NamedTuple):
     @classmethod
     def decode(cls, value: bytes) -> "Inode":
         """The inode in an engine's value."""
-        return cls._make(_INODE.unpack(value))
+        # As _make does, without counting: every operation comes here, and unpack returns what it was told to.
+        return tuple.__new__(cls, _INODE.unpack(value))
+
+    def fill(self, attr: pb.Attr, ino: int) -> None:
+        """Write the inode into a new message: a third of the cost of making one of arguments."""
+        mode, uid, gid, nlink, rdev, size, allocated_bytes, *times, change, xattrs, parent = self
+        attr.ino = ino
+        attr.mode = mode
+        attr.uid = uid
+        attr.gid = gid
+        attr.nlink = nlink
+        attr.size = size
+        attr.atime_ns, attr.mtime_ns, attr.ctime_ns = times
+        attr.change = change
+        if rdev:
+            attr.rdev = rdev
+        if allocated_bytes:
+            attr.allocated_bytes = allocated_bytes
+        if xattrs:
+            attr.has_xattrs = True
+        if parent:
+            attr.parent = parent
 
     def to_attr(self, ino: int) -> pb.Attr:
         """The message that clients get."""
-        return pb.Attr(
-            ino=ino,
-            mode=self.mode,
-            uid=self.uid,
-            gid=self.gid,
-            nlink=self.nlink,
-            rdev=self.rdev,
-            size=self.size,
-            allocated_bytes=self.allocated_bytes,
-            atime_ns=self.atime_ns,
-            mtime_ns=self.mtime_ns,
-            ctime_ns=self.ctime_ns,
-            change=self.change,
-            has_xattrs=self.xattrs > 0,
-            parent=self.parent,
-        )
+        attr = pb.Attr()
+        self.fill(attr, ino)
+        return attr
 
 
 class Dentry(NamedTuple):

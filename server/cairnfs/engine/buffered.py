@@ -35,7 +35,7 @@ class Overlay:
         self._changes: dict[bytes, bytes | None] = {}
         # Most operations never scan, so keys are put in order at the first scan that needs them.
         self._ordered: SortedList[bytes] | None = None
-        self._unordered: list[bytes] = []
+        self._unordered: list[bytes] = []  # changed since then
 
     @property
     def changes(self) -> Changes:
@@ -44,14 +44,21 @@ class Overlay:
 
     def apply(self, changes: Changes) -> None:
         """Lay `changes` over what is there."""
-        for key, value in changes.items():
-            self._change(key, value)
+        if self._ordered is None:
+            self._changes.update(changes)
+        else:
+            for key, value in changes.items():
+                self._change(key, value)
 
     def get(self, key: bytes) -> bytes | None:
         """The value of `key`, or None."""
         if key in self._changes:
             return self._changes[key]
         return self._below.get(key)
+
+    def get_many(self, wanted: Iterable[bytes]) -> dict[bytes, bytes | None]:
+        """The value of each key, or None: cheaper than one after another."""
+        return _look_up(wanted, self._changes, self._below)
 
     def scan(
         self, start: bytes, end: bytes, *, limit: int | None = None, reverse: bool = False
@@ -67,7 +74,7 @@ class Overlay:
         return islice(_merge(changed, below, reverse=reverse), limit)
 
     def _change(self, key: bytes, value: bytes | None) -> None:
-        if key not in self._changes:
+        if self._ordered is not None and key not in self._changes:
             self._unordered.append(key)
         self._changes[key] = value
 
@@ -75,9 +82,10 @@ class Overlay:
         if not self._changes or start >= end:
             return ()
         if self._ordered is None:
-            self._ordered = SortedList()
-        self._ordered.update(self._unordered)
-        self._unordered.clear()
+            self._ordered = SortedList(self._changes)
+        elif self._unordered:
+            self._ordered.update(self._unordered)
+            self._unordered.clear()
         return self._ordered.irange(start, end, inclusive=(True, False), reverse=reverse)
 
 
@@ -112,14 +120,15 @@ class BufferedTransaction(Overlay):
     def absorb(self, changes: Changes, spare_keys: int, spare_bytes: int) -> bool:
         """Make `changes` if that leaves room for so much more; else make none of them and return False."""
         own = self._changes
-        more_keys = more_bytes = 0
+        more_keys, more_bytes = len(changes), 0
         for key, value in changes.items():
             if key in own:
+                more_keys -= 1
                 more_bytes -= len(own[key] or b"")
             else:
-                more_keys += 1
                 more_bytes += len(key)
-            more_bytes += len(value or b"")
+            if value is not None:
+                more_bytes += len(value)
         if (
             len(own) + more_keys + spare_keys > TRANSACTION_MAX_KEYS
             or self._size_bytes + more_bytes + spare_bytes > TRANSACTION_MAX_BYTES
@@ -156,6 +165,33 @@ class NestedBuffer(BufferedTransaction):
         return self._outer.absorb(self._changes, spare_keys, spare_bytes)
 
 
+class Prefetched:
+    """A view of which some keys are known already."""
+
+    __slots__ = ("_below", "_known")
+
+    def __init__(self, below: ReadTransaction, known: Changes) -> None:
+        """`known`: the value of each such key in `below`, None for an absent one."""
+        self._below = below
+        self._known = known
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of `key`, or None."""
+        if key in self._known:
+            return self._known[key]
+        return self._below.get(key)
+
+    def get_many(self, wanted: Iterable[bytes]) -> dict[bytes, bytes | None]:
+        """The value of each key, or None: cheaper than one after another."""
+        return _look_up(wanted, self._known, self._below)
+
+    def scan(
+        self, start: bytes, end: bytes, *, limit: int | None = None, reverse: bool = False
+    ) -> Iterator[Pair]:
+        """Pairs with start <= key < end in key order (descending when `reverse`)."""
+        return self._below.scan(start, end, limit=limit, reverse=reverse)
+
+
 def run_operations(
     snapshot: ReadTransaction, operations: Sequence[Operation]
 ) -> tuple[list[Outcome], Changes]:
@@ -177,6 +213,16 @@ def run_operations(
             batch.apply(transaction.changes)
             outcomes.append(Outcome(value))
     return outcomes, batch.changes
+
+
+def _look_up(wanted: Iterable[bytes], known: Changes, below: ReadTransaction) -> dict[bytes, bytes | None]:
+    """The values of keys, of which `known` has some and `below` the others."""
+    found = dict.fromkeys(wanted)
+    unknown = [key for key in found if key not in known]
+    found.update((key, known[key]) for key in found if key in known)
+    if unknown:
+        found.update(below.get_many(unknown))
+    return found
 
 
 def scan_pages(

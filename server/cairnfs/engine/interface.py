@@ -5,7 +5,7 @@ transaction: they may be run more than once, do no I/O of their own and keep no 
 share one durable commit (group commit), each still atomic by itself.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -32,6 +32,10 @@ class ReadTransaction(Protocol):
 
     def get(self, key: bytes) -> bytes | None:
         """The value of `key`, or None."""
+        ...
+
+    def get_many(self, wanted: Iterable[bytes]) -> dict[bytes, bytes | None]:
+        """The value of each key, or None: cheaper than one after another."""
         ...
 
     def scan(
@@ -76,8 +80,8 @@ class NestedTransaction(Transaction, Protocol):
 class Operation:
     """One closure to run inside a group commit.
 
-    `locks` are keys that the closure will write or whose value or absence it relies on; `prefetch` are
-    keys it will only read. Local engines may ignore both; networked ones lock and fetch them at once.
+    `locks` are keys that the closure will write or whose value or absence it relies on; `prefetch` are keys
+    that it will read. An engine may ignore both; or lock them, or fetch them all at once, which is cheaper.
     """
 
     body: Callable[[Transaction], Any]

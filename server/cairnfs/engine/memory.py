@@ -1,7 +1,7 @@
 """The engine that keeps everything in memory: for tests, for the model, and for trying things out."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
 from sortedcontainers import SortedDict
@@ -60,6 +60,9 @@ class _Live:
     def get(self, key: bytes) -> bytes | None:
         return self._pairs.get(key)
 
+    def get_many(self, wanted: Iterable[bytes]) -> dict[bytes, bytes | None]:
+        return {key: self._pairs.get(key) for key in wanted}
+
     def scan(
         self, start: bytes, end: bytes, *, limit: int | None = None, reverse: bool = False
     ) -> Iterator[Pair]:
@@ -92,6 +95,10 @@ class _Snapshot:
     def get(self, key: bytes) -> bytes | None:
         with self._lock:
             return self._view.get(key)
+
+    def get_many(self, wanted: Iterable[bytes]) -> dict[bytes, bytes | None]:
+        with self._lock:
+            return self._view.get_many(wanted)
 
     def scan(
         self, start: bytes, end: bytes, *, limit: int | None = None, reverse: bool = False

@@ -8,7 +8,7 @@ Why it is set up as it is: docs/decisions/0001-sqlite-through-apsw.md.
 
 import contextlib
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -16,7 +16,7 @@ import apsw
 
 from cairnfs.base.limits import ENGINE_CACHE_MAX_BYTES, KIB, WAL_CHECKPOINT_PAGES
 from cairnfs.base.logs import get_logger
-from cairnfs.engine.buffered import Changes, Pair, run_operations, scan_pages
+from cairnfs.engine.buffered import Changes, Pair, Prefetched, run_operations, scan_pages
 from cairnfs.engine.directories import sync_directory
 from cairnfs.engine.file_lock import FileLock
 from cairnfs.engine.interface import EngineBroken, EngineError, Operation, Outcome, ReadTransaction, T
@@ -29,6 +29,11 @@ _READER_WAIT_S = 0.1  # reads are far shorter; a checkpoint that cannot have its
 
 _CREATE_TABLE = "CREATE TABLE kv (k BLOB PRIMARY KEY, v BLOB NOT NULL) WITHOUT ROWID"
 _GET = "SELECT v FROM kv WHERE k = ?"
+_KEYS_AT_ONCE = 64
+_GET_MANY = {
+    count: f"SELECT k, v FROM kv WHERE k IN ({','.join('?' * count)})"
+    for count in (1 << power for power in range(_KEYS_AT_ONCE.bit_length()))
+}
 _SCAN = "SELECT k, v FROM kv WHERE k >= ? AND k < ? ORDER BY k LIMIT ?"
 _SCAN_REVERSE = "SELECT k, v FROM kv WHERE k >= ? AND k < ? ORDER BY k DESC LIMIT ?"
 _PUT = "REPLACE INTO kv (k, v) VALUES (?, ?)"
@@ -93,7 +98,9 @@ class SqliteEngine:
         try:
             with self._reporting():
                 self._writer_cursor.execute("BEGIN IMMEDIATE")
-                outcomes, changes = run_operations(self._writer_view, operations)
+                hints = {key for operation in operations for key in operation.prefetch}
+                view = Prefetched(self._writer_view, self._writer_view.get_many(hints))
+                outcomes, changes = run_operations(view, operations)
                 self._store(changes)
             self._make_durable()
         except BaseException:
@@ -253,6 +260,20 @@ class _View:
         except apsw.Error as error:
             raise _engine_error(self._path, error) from error
         return value
+
+    def get_many(self, wanted: Iterable[bytes]) -> dict[bytes, bytes | None]:
+        keys = sorted(wanted)
+        found: dict[bytes, bytes | None] = dict.fromkeys(keys)
+        try:
+            for first in range(0, len(keys), _KEYS_AT_ONCE):
+                some = keys[first : first + _KEYS_AT_ONCE]
+                # Few different statements, which SQLite keeps compiled; a key asked for twice does no harm.
+                some += some[-1:] * ((1 << (len(some) - 1).bit_length()) - len(some))
+                rows = self._cursor.execute(_GET_MANY[len(some)], some).fetchall()
+                found.update(cast("list[Pair]", rows))
+        except apsw.Error as error:
+            raise _engine_error(self._path, error) from error
+        return found
 
     def scan(
         self, start: bytes, end: bytes, *, limit: int | None = None, reverse: bool = False

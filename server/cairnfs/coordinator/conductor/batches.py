@@ -12,8 +12,8 @@ from cairnfs.coordinator import keys
 from cairnfs.coordinator.conductor import replies
 from cairnfs.coordinator.conductor.context import Context, answer
 from cairnfs.coordinator.conductor.orphans import Orphans
-from cairnfs.coordinator.leases import WRITE, Pending
-from cairnfs.coordinator.namespace.batch import Change, Executed, changes_of, run_batch
+from cairnfs.coordinator.leases import Pending
+from cairnfs.coordinator.namespace.batch import Change, Executed, changes_of, keys_read, run_batch
 from cairnfs.coordinator.namespace.operation import MoreSteps, Touch
 from cairnfs.coordinator.sessions import Session
 from cairnfs.engine.interface import EngineBroken, Operation, Outcome, Transaction
@@ -63,9 +63,10 @@ class Batches:
 
     def all_leased(self, session: Session, op: pb.Batch) -> bool:
         """Whether the session holds all that the batch needs, so that nobody else can be concerned."""
+        writer = self._context.leases.writer
         made: set[int] = set()
         for change in changes_of(op):
-            if any(self._context.leases.kind(session.id, ino) != WRITE for ino in change.inos - made):
+            if any(ino not in made and writer(ino) != session.id for ino in change.inos):
                 return False
             made.add(change.new_ino)
         return True
@@ -78,28 +79,18 @@ class Batches:
         """
         leases, session_id = self._context.leases, batching.session_id
         touched: set[int] = set().union(*(change.inos for change in batching.changes))
-        batching.leased = {ino for ino in touched if leases.kind(session_id, ino) == WRITE}
+        batching.leased = {ino for ino in touched if leases.writer(ino) == session_id}
         for change in batching.changes:
             ino = change.new_ino
             if not ino or leases.writer(ino) == session_id:
                 continue
-            if not self._is_unknown(session_id, ino):
-                batching.barred.add(ino)
-            else:
-                self._context.grant_write(session_id, ino, earlier=True)
+            if leases.grant_unknown(session_id, ino):
                 batching.granted.add(ino)
+            else:
+                batching.barred.add(ino)
         new = {change.new_ino for change in batching.changes if change.new_ino} - batching.barred
         batching.leased -= new  # not before it is made
         batching.touches = {ino: Touch(ino) for ino in batching.leased | new}
-
-    def _is_unknown(self, session_id: str, ino: int) -> bool:
-        """Whether no other session has anything to do with `ino`, and this one has no lease on it."""
-        leases = self._context.leases
-        return (
-            not leases.holders(ino)
-            and not leases.open_elsewhere(session_id, ino)
-            and not leases.changing_elsewhere(session_id, ino)
-        )
 
     def _submit(self, batching: Batching) -> None:
         """Commit the batch, or its next step."""
@@ -121,8 +112,9 @@ class Batches:
             txn.put(key, replies.encode({}, event.reply.SerializeToString()))
             return event, executed
 
-        locks = (key, *(keys.inode(ino) for ino in batching.touches))
-        self._context.commit(Operation(body, locks), lambda outcome: self._committed(batching, outcome))
+        read = keys_read(changes)
+        operation = Operation(body, locks=(key, *read), prefetch=read)
+        self._context.commit(operation, lambda outcome: self._committed(batching, outcome))
 
     def _committed(self, batching: Batching, outcome: Outcome) -> None:
         """The commit is durable, or has left no change."""
@@ -173,6 +165,6 @@ class Batches:
             ino = entry.new_ino
             if not ino or index in failed or leases.writer(ino) == session.id:
                 continue
-            if self._is_unknown(session.id, ino) and self._context.exists(ino):
-                self._context.grant_write(session.id, ino, earlier=True)
+            if self._context.exists(ino):
+                leases.grant_unknown(session.id, ino)
         self._context.reply(session, event)

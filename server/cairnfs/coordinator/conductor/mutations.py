@@ -162,8 +162,9 @@ class Mutations:
             txn.put(key, replies.encode(touches, event.reply.SerializeToString()))
             return event
 
-        locks = (key, *(keys.inode(ino) for ino in mutation.touches))
-        self._context.commit(Operation(body, locks), _outcome_for(self, mutation))
+        inodes, entries = _keys_of(touches)
+        operation = Operation(body, locks=(key, *inodes), prefetch=(*inodes, *entries))
+        self._context.commit(operation, _outcome_for(self, mutation))
 
     def committed(self, mutation: Mutation, outcome: Outcome) -> None:
         """The commit is durable, or has left no change."""
@@ -332,6 +333,12 @@ class Mutations:
 
 def _outcome_for(flow: Mutations, mutation: Mutation) -> Callable[[Outcome], None]:
     return lambda outcome: flow.committed(mutation, outcome)
+
+
+def _keys_of(touches: dict[int, Touch]) -> tuple[list[bytes], list[bytes]]:
+    """The inodes and the entries that a change is about."""
+    inodes = [keys.inode(ino) for ino in touches]
+    return inodes, [keys.dentry(touch.ino, name) for touch in touches.values() for name in touch.names]
 
 
 def _merged(footprint: Footprint, new_ino: int) -> dict[int, Touch]:

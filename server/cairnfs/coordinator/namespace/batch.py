@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from cairnfs.base.errors import CairnError
-from cairnfs.base.limits import BATCH_DETAIL_MAX_BYTES, VALUE_MAX_BYTES
+from cairnfs.base.limits import BATCH_DETAIL_MAX_BYTES, BLOCK_BYTES, VALUE_MAX_BYTES
 from cairnfs.base.logs import get_logger
 from cairnfs.coordinator import keys
 from cairnfs.coordinator.namespace.ids import first_unreserved
@@ -16,7 +16,7 @@ from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
 log = get_logger(__name__)
 
 _RECORD_KEYS: Final = 1  # the recorded reply, written behind the last entry
-_DIRECTORIES: Final[Mapping[str, tuple[str, ...]]] = {
+_NAMED: Final[Mapping[str, tuple[str, ...]]] = {
     "mknod": ("parent",),
     "mkdir": ("parent",),
     "symlink": ("parent",),
@@ -38,7 +38,7 @@ class Change:
     caller: pb.Caller
     now_ns: int
     new_ino: int
-    inos: frozenset[int]
+    inos: tuple[int, ...]
 
 
 @dataclass(slots=True)
@@ -67,10 +67,28 @@ def changes_of(batch: pb.Batch) -> list[Change]:
         op = getattr(entry, name)
         if name == "mknod":
             op.exclusive = True  # the session knew that the name was free
-        inos = {getattr(op, field_name) for field_name in _DIRECTORIES[name]}
-        inos.update(entry.touches)
-        changes.append(Change(name, op, entry.caller, entry.now_ns, entry.new_ino, frozenset(inos)))
+        named = [getattr(op, field_name) for field_name in _NAMED[name]]
+        inos = (*named, *entry.touches)
+        changes.append(Change(name, op, entry.caller, entry.now_ns, entry.new_ino, inos))
     return changes
+
+
+def keys_read(changes: Sequence[Change]) -> tuple[bytes, ...]:
+    """What the engine should fetch before `changes` are run: inodes, entries, blocks and chunks."""
+    found: set[bytes] = set()
+    for change in changes:
+        name, op = change.name, change.op
+        found.update(map(keys.inode, change.inos))
+        if change.new_ino:
+            found.add(keys.inode(change.new_ino))
+        if name == "commit_write":
+            found.update(keys.extent(op.ino, one.offset // BLOCK_BYTES) for one in op.slices)
+            found.update(keys.chunk(one.chunk_id) for one in op.chunks)
+        elif name != "set_attr":
+            found.add(keys.dentry(op.parent, op.name))
+            if name == "rename":
+                found.add(keys.dentry(op.new_parent, op.new_name))
+    return tuple(found)
 
 
 def run_batch(
@@ -95,7 +113,8 @@ def run_batch(
         try:
             _check(inner, registry, change, covered, barred, unreserved)
             env = Env(change.caller, change.now_ns, covered, change.new_ino)
-            value = registry[change.name].run(inner, change.op, env)
+            spec = registry[change.name]
+            value = (spec.apply or spec.run)(inner, change.op, env)
         except EngineError:
             raise
         except Exception as error:  # noqa: BLE001 - one entry must not undo the others
@@ -124,8 +143,8 @@ def _check(
     unreserved: int,
 ) -> None:
     op = change.op
-    if not change.inos <= covered:
-        strange = min(change.inos - covered)
+    if not covered.issuperset(change.inos):
+        strange = min(set(change.inos) - covered)
         raise CairnError(common.ERROR_CODE_CONFLICT, f"inode {strange} is not leased")
     if registry[change.name].creates_inode:
         new_ino = change.new_ino

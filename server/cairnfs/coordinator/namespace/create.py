@@ -1,6 +1,7 @@
 """How every new inode comes to be: owner, permissions, access lists, its entry and its directory's times."""
 
 import stat
+from typing import NamedTuple
 
 from cairnfs.base.errors import CairnError
 from cairnfs.coordinator import keys
@@ -16,9 +17,21 @@ def footprint(parent: int, name: bytes) -> Footprint:
     return Footprint((Touch(parent, names=(name,)),))
 
 
+class Made(NamedTuple):
+    """A new inode, and its directory after the change."""
+
+    inode: Inode
+    directory: Inode
+
+
+def reply_to(made: Made, env: Env, parent: int) -> pb.EntryReply:
+    """What the creation is answered with."""
+    return tree.entry_reply(env.new_ino, made.inode, parent, made.directory)
+
+
 def create_inode(
     txn: Transaction, env: Env, parent: int, name: bytes, mode: int, *, rdev: int = 0, size: int = 0
-) -> pb.EntryReply:
+) -> Made:
     """Make inode `env.new_ino` of `mode` (type and permissions before umask) as entry `name` of `parent`.
 
     The set-group-ID bit of a file made by a stranger to the group is the kernel's business. Raises
@@ -56,7 +69,7 @@ def create_inode(
     for xattr_name, value in xattrs.items():
         txn.put(keys.xattr(env.new_ino, xattr_name), value)
     usage.change(txn, inodes=1)
-    return pb.EntryReply(attr=inode.to_attr(env.new_ino), parent=directory.to_attr(parent))
+    return Made(inode, directory)
 
 
 def _permissions(

@@ -7,14 +7,13 @@ deadlines; an operation knows none of them.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from cairnfs.engine.interface import ReadTransaction, Transaction
 from cairnfs.rpc.v1 import metadata_pb2 as pb
 
 
-@dataclass(frozen=True, slots=True)
-class Touch:
+class Touch(NamedTuple):
     """One inode that an operation changes.
 
     `names`: entries of this directory that change (its attributes change with them); without names and
@@ -26,8 +25,7 @@ class Touch:
     attributes_only: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Footprint:
+class Footprint(NamedTuple):
     """All inodes an operation changes, as read from a snapshot before it runs."""
 
     touches: tuple[Touch, ...] = ()
@@ -73,6 +71,7 @@ class MoreSteps:
 
 
 Run = Callable[[Transaction, Any, Env], Any]
+Apply = Callable[[Transaction, Any, Env], object]
 Read = Callable[[ReadTransaction, Any, Env], Any]
 Plan = Callable[[ReadTransaction, Any], Footprint]
 
@@ -95,6 +94,7 @@ class OperationSpec:
     run: Run | Read
     footprint: Plan | None = None
     creates_inode: bool = False
+    apply: Apply | None = None  # what `run` does, without its reply, where that is much cheaper
 
     @property
     def mutates(self) -> bool:

@@ -9,7 +9,7 @@ from cairnfs.coordinator import keys
 from cairnfs.coordinator.namespace.operation import Env, FootprintChanged
 from cairnfs.coordinator.records import Dentry, Inode
 from cairnfs.engine.interface import ReadTransaction, Transaction
-from cairnfs.rpc.v1 import common_pb2 as pb
+from cairnfs.rpc.v1 import common_pb2 as pb, metadata_pb2 as pb2
 
 DIRECTORY_SIZE_BYTES: Final = 4096  # what stat reports for every directory, as ext4's smallest
 DIRECTORY_KIND: Final = stat.S_IFDIR >> 12
@@ -126,6 +126,29 @@ def without_privilege(mode: int) -> int:
     mode &= ~stat.S_ISUID
     # Without group execution the bit once meant mandatory locking; Linux leaves it alone.
     return mode & ~stat.S_ISGID if mode & stat.S_IXGRP else mode
+
+
+def attr_reply(ino: int, inode: Inode) -> pb2.AttrReply:
+    """What is told of an inode."""
+    reply = pb2.AttrReply()
+    inode.fill(reply.attr, ino)
+    return reply
+
+
+def entry_reply(ino: int, inode: Inode, parent: int, directory: Inode) -> pb2.EntryReply:
+    """What a new entry is answered with."""
+    reply = pb2.EntryReply()
+    inode.fill(reply.attr, ino)
+    directory.fill(reply.parent, parent)
+    return reply
+
+
+def remove_reply(ino: int, inode: Inode, parent: int, directory: Inode) -> pb2.RemoveReply:
+    """What the removal of an entry is answered with."""
+    reply = pb2.RemoveReply()
+    inode.fill(reply.attr, ino)
+    directory.fill(reply.parent, parent)
+    return reply
 
 
 def attributes_changed(inode: Inode, now_ns: int) -> Inode:

@@ -8,7 +8,7 @@ from cairnfs.rpc.v1 import metadata_pb2 as pb
 
 def run(txn: ReadTransaction, op: pb.GetAttr, _env: Env) -> pb.AttrReply:
     """The attributes. Raises CairnError NOT_FOUND."""
-    return pb.AttrReply(attr=tree.load(txn, op.ino).to_attr(op.ino))
+    return tree.attr_reply(op.ino, tree.load(txn, op.ino))
 
 
 SPEC = OperationSpec("get_attr", "attr", run)

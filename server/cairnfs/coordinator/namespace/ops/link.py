@@ -36,7 +36,7 @@ def run(txn: Transaction, op: pb.Link, env: Env) -> pb.EntryReply:
     tree.save(txn, op.ino, inode)
     tree.save(txn, op.parent, parent)
     txn.put(keys.dentry(op.parent, op.name), Dentry(op.ino, inode.mode >> 12).encode())
-    return pb.EntryReply(attr=inode.to_attr(op.ino), parent=parent.to_attr(op.parent))
+    return tree.entry_reply(op.ino, inode, op.parent, parent)
 
 
 SPEC = OperationSpec("link", "entry", run, footprint)

@@ -21,8 +21,9 @@ def run(txn: ReadTransaction, op: pb.Lookup, _env: Env) -> pb.EntryReply:
     entry = tree.find_entry(txn, op.parent, op.name)
     if entry is None:
         return pb.EntryReply()
-    inode = tree.load_target(txn, entry)
-    return pb.EntryReply(attr=inode.to_attr(entry.ino))
+    reply = pb.EntryReply()
+    tree.load_target(txn, entry).fill(reply.attr, entry.ino)
+    return reply
 
 
 SPEC = OperationSpec("lookup", "entry", run)

@@ -13,7 +13,7 @@ def footprint(_txn: ReadTransaction, op: pb.MkDir) -> Footprint:
     return create.footprint(op.parent, op.name)
 
 
-def run(txn: Transaction, op: pb.MkDir, env: Env) -> pb.EntryReply:
+def apply(txn: Transaction, op: pb.MkDir, env: Env) -> create.Made:
     """Make the directory.
 
     Raises CairnError EXISTS, INVALID, NAME_TOO_LONG, NOT_FOUND, NOT_DIRECTORY, TOO_MANY_LINKS.
@@ -21,4 +21,9 @@ def run(txn: Transaction, op: pb.MkDir, env: Env) -> pb.EntryReply:
     return create.create_inode(txn, env, op.parent, op.name, stat.S_IFDIR | (op.mode & 0o7777))
 
 
-SPEC = OperationSpec("mkdir", "entry", run, footprint, creates_inode=True)
+def run(txn: Transaction, op: pb.MkDir, env: Env) -> pb.EntryReply:
+    """Make the directory, as `apply` does, and tell of it."""
+    return create.reply_to(apply(txn, op, env), env, op.parent)
+
+
+SPEC = OperationSpec("mkdir", "entry", run, footprint, creates_inode=True, apply=apply)

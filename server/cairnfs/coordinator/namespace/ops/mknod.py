@@ -26,17 +26,32 @@ def run(txn: Transaction, op: pb.MkNod, env: Env) -> pb.EntryReply:
     Raises CairnError EXISTS (exclusive, or the entry is no regular file), IS_DIRECTORY, INVALID (type or
     name), NOT_PERMITTED (a directory), NAME_TOO_LONG, NOT_FOUND, NOT_DIRECTORY.
     """
-    mode = op.mode if stat.S_IFMT(op.mode) else op.mode | stat.S_IFREG
+    if not op.exclusive:
+        _check_type(_mode(op))
+        existing = _existing(txn, op, env)
+        if existing is not None:
+            return existing
+    return create.reply_to(apply(txn, op, env), env, op.parent)
+
+
+def apply(txn: Transaction, op: pb.MkNod, env: Env) -> create.Made:
+    """Make the file. Raises CairnError EXISTS whatever is there, and what `run` does."""
+    mode = _mode(op)
+    _check_type(mode)
+    rdev = op.rdev if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else 0
+    return create.create_inode(txn, env, op.parent, op.name, mode, rdev=rdev)
+
+
+def _mode(op: pb.MkNod) -> int:
+    mode = op.mode
+    return mode if stat.S_IFMT(mode) else mode | stat.S_IFREG
+
+
+def _check_type(mode: int) -> None:
     if stat.S_ISDIR(mode):
         raise CairnError(common_pb2.ERROR_CODE_NOT_PERMITTED, "mknod makes no directories")
     if stat.S_IFMT(mode) not in _TYPES:
         raise CairnError(common_pb2.ERROR_CODE_INVALID, f"mode {mode:o}")
-    if not op.exclusive:
-        existing = _existing(txn, op, env)
-        if existing is not None:
-            return existing
-    rdev = op.rdev if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else 0
-    return create.create_inode(txn, env, op.parent, op.name, mode, rdev=rdev)
 
 
 def _existing(txn: Transaction, op: pb.MkNod, env: Env) -> pb.EntryReply | None:
@@ -54,4 +69,4 @@ def _existing(txn: Transaction, op: pb.MkNod, env: Env) -> pb.EntryReply | None:
     return pb.EntryReply(attr=inode.to_attr(entry.ino))
 
 
-SPEC = OperationSpec("mknod", "entry", run, footprint, creates_inode=True)
+SPEC = OperationSpec("mknod", "entry", run, footprint, creates_inode=True, apply=apply)

@@ -7,7 +7,7 @@ from cairnfs.coordinator import keys
 from cairnfs.coordinator.namespace import tree
 from cairnfs.coordinator.namespace.operation import Env, OperationSpec
 from cairnfs.coordinator.namespace.ops.get_extents import read_extents
-from cairnfs.coordinator.records import Dentry
+from cairnfs.coordinator.records import Dentry, Inode
 from cairnfs.engine.interface import ReadTransaction
 from cairnfs.rpc.v1 import metadata_pb2 as pb
 
@@ -22,15 +22,20 @@ def run(txn: ReadTransaction, op: pb.ReadDir, _env: Env) -> pb.ReadDirReply:
     limit = min(op.limit or READDIR_LIMIT_MAX, READDIR_LIMIT_MAX)
     small_bytes = min(op.small_file_bytes, BLOCK_BYTES) or -1
     pairs = list(txn.scan(*keys.dentry_range(op.ino, op.after), limit=limit + 1))
-    entries: list[pb.DirEntry] = []
-    for key, value in pairs[:limit]:
-        ino = Dentry.decode(value).ino
-        inode = tree.find_inode(txn, ino)
-        if inode is not None:
-            entries.append(pb.DirEntry(name=keys.dentry_name(key), attr=inode.to_attr(ino)))
-            if stat.S_ISREG(inode.mode) and inode.size <= small_bytes:
-                _locate(txn, entries[-1])
-    return pb.ReadDirReply(entries=entries, end=len(pairs) <= limit, attr=directory.to_attr(op.ino))
+    found = [(keys.dentry_name(key), Dentry.decode(value).ino) for key, value in pairs[:limit]]
+    inodes = txn.get_many(keys.inode(ino) for _, ino in found)
+    reply = pb.ReadDirReply(end=len(pairs) <= limit)
+    directory.fill(reply.attr, op.ino)
+    for name, ino in found:
+        record = inodes[keys.inode(ino)]
+        if record is None:
+            continue
+        inode = Inode.decode(record)
+        entry = reply.entries.add(name=name)
+        inode.fill(entry.attr, ino)
+        if stat.S_ISREG(inode.mode) and inode.size <= small_bytes:
+            _locate(txn, entry)
+    return reply
 
 
 def _locate(txn: ReadTransaction, entry: pb.DirEntry) -> None:

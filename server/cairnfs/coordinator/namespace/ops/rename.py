@@ -173,13 +173,12 @@ def _placed(txn: Transaction, ino: int, inode: Inode, parent: int, now_ns: int) 
 
 
 def _reply(op: pb.Rename, move: _Move, replaced: Inode | None) -> pb.RenameReply:
-    reply = pb.RenameReply(
-        parent=move.parent.to_attr(op.parent),
-        new_parent=move.new_parent.to_attr(op.new_parent),
-        moved=move.moved.to_attr(move.source.ino),
-    )
+    reply = pb.RenameReply()
+    move.parent.fill(reply.parent, op.parent)
+    move.new_parent.fill(reply.new_parent, op.new_parent)
+    move.moved.fill(reply.moved, move.source.ino)
     if replaced is not None and move.target is not None:
-        reply.replaced.CopyFrom(replaced.to_attr(move.target.ino))
+        replaced.fill(reply.replaced, move.target.ino)
     return reply
 
 

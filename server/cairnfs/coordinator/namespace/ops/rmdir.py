@@ -24,7 +24,7 @@ def run(txn: Transaction, op: pb.RmDir, env: Env) -> pb.RemoveReply:
     parent = tree.entries_changed(parent, env.now_ns, links=-1)
     tree.save(txn, op.parent, parent)
     inode = tree.drop_link(txn, entry.ino, inode, env.now_ns)
-    return pb.RemoveReply(parent=parent.to_attr(op.parent), attr=inode.to_attr(entry.ino))
+    return tree.remove_reply(entry.ino, inode, op.parent, parent)
 
 
 SPEC = OperationSpec("rmdir", "remove", run, footprint)

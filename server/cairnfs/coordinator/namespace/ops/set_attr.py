@@ -38,7 +38,7 @@ def run(txn: Transaction, op: pb.SetAttr, env: Env) -> pb.AttrReply | MoreSteps:
     if op.HasField("mode") and inode.xattrs:
         _update_access_list(txn, op.ino, inode.mode)
     tree.save(txn, op.ino, inode)
-    return pb.AttrReply(attr=inode.to_attr(op.ino))
+    return tree.attr_reply(op.ino, inode)
 
 
 def _new_mode(inode: Inode, op: pb.SetAttr) -> int:

@@ -16,7 +16,7 @@ def footprint(_txn: ReadTransaction, op: pb.Symlink) -> Footprint:
     return create.footprint(op.parent, op.name)
 
 
-def run(txn: Transaction, op: pb.Symlink, env: Env) -> pb.EntryReply:
+def apply(txn: Transaction, op: pb.Symlink, env: Env) -> create.Made:
     """Make the link; its target is any non-empty string without NUL.
 
     Raises CairnError NOT_FOUND (also for an empty target), NAME_TOO_LONG, INVALID, EXISTS, NOT_DIRECTORY.
@@ -27,9 +27,14 @@ def run(txn: Transaction, op: pb.Symlink, env: Env) -> pb.EntryReply:
         raise CairnError(common_pb2.ERROR_CODE_NAME_TOO_LONG, f"target of {len(op.target)} bytes")
     if b"\0" in op.target:
         raise CairnError(common_pb2.ERROR_CODE_INVALID, "NUL in a target")
-    reply = create.create_inode(txn, env, op.parent, op.name, stat.S_IFLNK | 0o777, size=len(op.target))
+    made = create.create_inode(txn, env, op.parent, op.name, stat.S_IFLNK | 0o777, size=len(op.target))
     txn.put(keys.symlink(env.new_ino), op.target)
-    return reply
+    return made
 
 
-SPEC = OperationSpec("symlink", "entry", run, footprint, creates_inode=True)
+def run(txn: Transaction, op: pb.Symlink, env: Env) -> pb.EntryReply:
+    """Make the link, as `apply` does, and tell of it."""
+    return create.reply_to(apply(txn, op, env), env, op.parent)
+
+
+SPEC = OperationSpec("symlink", "entry", run, footprint, creates_inode=True, apply=apply)
