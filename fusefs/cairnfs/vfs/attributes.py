@@ -69,7 +69,8 @@ class AttributeOps(Part):
         )
 
     async def statfs(self) -> Space:
-        """Space and inodes of the cluster."""
+        """Space and inodes of the cluster, with everything that this mount has made and removed."""
+        await self.state.journal.settle_all()
         reply: pb.StatFsReply = await self.state.session.call(pb.StatFs())
         return Space(reply.total_bytes, reply.free_bytes, reply.inodes_used, reply.inodes_free)
 

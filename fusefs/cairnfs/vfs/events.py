@@ -226,12 +226,13 @@ class Events:
         if result.HasField("attr"):
             parent.learn_leased(result.attr, READ_LEASE if result.leased else NO_LEASE)
         for entry in result.entries:
-            inode = self._inode(entry.attr.ino)
-            inode.learn_leased(entry.attr, entry.lease)
+            attr = entry.attr
+            inode = self._inode(attr.ino)
+            inode.learn_leased(attr, entry.lease)
             if entry.located:
                 self._learn_located(inode, entry)
             if result.leased:
-                self._learn_entry(parent, entry.name, entry.attr.ino)
+                self._learn_entry(parent, entry.name, inode.ino)
 
     def _learn_located(self, inode: Inode, entry: pb.DirEntry) -> None:
         """Where a small file's bytes are, if that is new and of the version that the attributes are of."""
