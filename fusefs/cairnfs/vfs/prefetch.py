@@ -145,13 +145,15 @@ class Prefetcher:
     # ------------------------------------------------------------------ names
 
     async def _look_up_ahead(self, directory: Inode, walk: DirectoryWalk, page: Page) -> None:
+        wanted: Page | None = page
         try:
-            reply = await self._page(directory, walk, page)
+            while wanted is not None:
+                reply = await self._page(directory, walk, wanted)
+                walk.fetched([entry.attr.ino for entry in reply.entries], more=wanted is not page)
+                self._start_contents(directory, walk, self._state.clock.monotonic())
+                wanted = walk.next_page()
         except CairnError as error:
             log.debug("looking up ahead failed", ino=directory.ino, error=str(error))
-        else:
-            walk.fetched([entry.attr.ino for entry in reply.entries])
-            self._start_contents(directory, walk, self._state.clock.monotonic())
         finally:
             walk.paging = False
 

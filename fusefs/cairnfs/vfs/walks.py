@@ -58,7 +58,7 @@ class DirectoryWalk:
     listing: list[Entry] = field(default_factory=list[Entry])
     after: bytes = b""  # the listing begins behind this name
     ended: bool = False  # and goes to the end of the directory
-    ahead: list[int] = field(default_factory=list[int])  # inodes of the last page that was fetched ahead
+    ahead: list[int] = field(default_factory=list[int])  # inodes of the pages that were fetched ahead last
     epoch: int = -1  # of the directory when the listing began at its start; -1: it is not known to be whole
     paging: bool = False  # a page is on its way because names were looked up
     fetching: bool = False  # files are being fetched
@@ -67,7 +67,11 @@ class DirectoryWalk:
     cold_reads: int = 0
     recent: deque[bytes] = field(default_factory=lambda: deque[bytes](maxlen=8))  # names that were not known
     expected: dict[int, int] = field(default_factory=dict[int, int])  # fetched, not yet read: bytes by inode
-    _used_before: int = 0  # entries of earlier pages
+    _used_before: int = 0  # entries of pages before `ahead`
+    _fetched_before: int = 0
+    _front: int = (
+        0  # files at positions before this one were read or taken, or will be when it comes round again
+    )
     _taken: set[int] = field(default_factory=set[int])  # inodes that were read, or are being fetched
     _positions: dict[int, int] | None = None
     _ascending: int = 0
@@ -81,7 +85,7 @@ class DirectoryWalk:
         if now_s - self._missed_s > PAUSE_S:
             self.names.reset()
             self.ahead.clear()
-            self._ascending = self._used_before = 0
+            self._ascending = self._used_before = self._fetched_before = 0
             self.recent.clear()
         self._missed_s = now_s
         self.names.asked += 1
@@ -90,16 +94,20 @@ class DirectoryWalk:
 
     def page(self, *, eager: bool) -> Page | None:
         """The page to ask for after a miss, if any; `eager`: the first miss is reason enough."""
-        if self.paging or not (eager or self.names.asked >= MISSES_MIN):
-            return None
         limit = min(self.names.left, limits.READDIR_LIMIT_MAX)
-        if limit < PAGE_MIN_ENTRIES:
+        if self.paging or limit < PAGE_MIN_ENTRIES or not (eager or self.names.asked >= MISSES_MIN):
             return None
         name = self.recent[-1]
         listed = self.listing and self.after <= name and (self.ended or name <= self.end)
         if self._ascending and not listed and not eager:
             return Page(name, limit)
         return Page(b"" if self.after or self.ended else self.end, limit)
+
+    def next_page(self) -> Page | None:
+        """The page to ask for as soon as one has arrived: names are looked up in order, and most of them."""
+        limit = min(self.names.left, limits.READDIR_LIMIT_MAX)
+        in_order = self._ascending and self._used_before * 2 >= self._fetched_before > 0
+        return Page(self.end, limit) if in_order and limit >= PAGE_MIN_ENTRIES and not self.ended else None
 
     def count_use(self, referenced: Callable[[int], bool]) -> None:
         """Find out how much of what was fetched ahead is `referenced`, by a sample."""
@@ -110,14 +118,21 @@ class DirectoryWalk:
             used = hits * count // len(sample)
             self.names.used = max(self.names.used, self._used_before + used)
 
-    def fetched(self, inodes: list[int]) -> None:
-        """A page that nobody had asked for has arrived. What was left over of a useful one is forgiven."""
+    def fetched(self, inodes: list[int], *, more: bool) -> None:
+        """A page that nobody had asked for has arrived; `more`: at once after the one before.
+
+        What was left over of earlier ones is forgiven if enough of them was used.
+        """
+        self.names.fetched += len(inodes)
+        if more:
+            self.ahead += inodes
+            return
         used = self.names.used - self._used_before
         if used * USEFUL_SHARE >= len(self.ahead):
             self.names.fetched -= len(self.ahead) - used
         self._used_before = self.names.used
+        self._fetched_before = self.names.fetched - len(inodes)
         self.ahead = inodes
-        self.names.fetched += len(inodes)
 
     @property
     def end(self) -> bytes:
@@ -135,6 +150,7 @@ class DirectoryWalk:
         It takes the place of what was known there. A page that does not touch the listing begins a new one.
         """
         self._positions = None
+        self._front = 0
         anew = not self.listing or not self.after <= after <= self.end
         if anew or (after == b"" and epoch != self.epoch):
             self.listing, self.after, self.ended = list(entries), after, end
@@ -203,9 +219,12 @@ class DirectoryWalk:
 
     def files_behind(self, position: int) -> Iterator[Entry]:
         """Small files behind a position and then before it, none that was read or fetched meanwhile."""
-        for index in range(position + 1, position + len(self.listing) + 1):
+        if not position < self._front < len(self.listing):
+            self._front = position + 1
+        for index in range(self._front, self._front + len(self.listing)):
             if index >= len(self.listing) and not self.ended:
                 return  # the next ones are in the next page
+            self._front = index
             entry = self.listing[index % len(self.listing)]
             if entry.small_bytes > 0 and entry.ino not in self._taken:
                 yield entry
