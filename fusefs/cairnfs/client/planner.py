@@ -1,18 +1,20 @@
-"""Asks the coordinator where chunks go, with one `PlanWrite` for all who ask while another is under way."""
+"""Asks the coordinator where chunks go, with one `PlanWrite` for all who ask while another is under way.
+
+Small chunks mostly need not ask: `ahead.py`.
+"""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import trio
 
 from cairnfs.base import limits
 from cairnfs.base.errors import CairnError
+from cairnfs.client.ahead import Plans, PlansAhead
 from cairnfs.client.interface import MetadataSession
 from cairnfs.client.waiting import Slot
 from cairnfs.rpc.v1 import common_pb2, metadata_pb2 as pb
-
-Plans = dict[bytes, pb.ChunkPlan]
 
 
 @dataclass(slots=True)
@@ -25,14 +27,27 @@ class _Ask:
 class Planner:
     """Batches questions that exclude the same nodes. Its nursery outlives every caller."""
 
-    def __init__(self, session: MetadataSession, nursery: trio.Nursery) -> None:
+    def __init__(
+        self,
+        session: MetadataSession,
+        nursery: trio.Nursery,
+        clock: Callable[[], float] = trio.current_time,
+    ) -> None:
         self._session = session
         self._nursery = nursery
+        self._clock = clock
+        self._ahead = PlansAhead()
+        self._renewing = False
         self._asks: deque[_Ask] = deque()
         self._asking = False
 
     async def plan(self, specs: Sequence[pb.ChunkSpec], exclude: frozenset[int] = frozenset()) -> Plans:
         """Where each chunk goes, by chunk id. Raises CairnError as the coordinator does."""
+        if exclude:
+            self._ahead.forget(exclude)
+        elif (ahead := self._ahead.take(specs, self._clock())) is not None:
+            self._renew(specs[0])
+            return ahead
         if not self._asking and len(specs) <= limits.PLAN_CHUNKS_MAX:
             self._asking = True
             try:
@@ -50,6 +65,20 @@ class Planner:
         for ask in asks:
             plans.update(await ask.slot.wait())
         return plans
+
+    def _renew(self, spec: pb.ChunkSpec) -> None:
+        """Ask for new placements in the background, for who asks next."""
+        if not self._renewing and self._ahead.wants_more(self._clock()):
+            self._renewing = True
+            self._nursery.start_soon(self._ask_ahead, spec)
+
+    async def _ask_ahead(self, spec: pb.ChunkSpec) -> None:
+        try:
+            await self._ask([spec], frozenset())
+        except CairnError:
+            pass  # who needs a plan will ask, and hear why
+        finally:
+            self._renewing = False
 
     def _answer_the_rest(self) -> None:
         if self._asks and not self._asking:
@@ -88,6 +117,8 @@ class Planner:
     async def _ask(self, specs: Sequence[pb.ChunkSpec], exclude: frozenset[int]) -> Plans:
         reply = await self._session.call(pb.PlanWrite(chunks=specs, exclude_nodes=sorted(exclude)))
         plans = {plan.chunk_id: plan for plan in reply.plans}
+        if not exclude:
+            self._ahead.learn(plans.values(), self._clock())
         if any(spec.chunk_id not in plans for spec in specs):
             raise CairnError(common_pb2.ERROR_CODE_INTERNAL, "the coordinator left a chunk out of its plan")
         return plans

@@ -60,6 +60,10 @@ OPEN_RECALL_ROUNDS_MAX: Final = 3  # then a file opened for writing is shared wi
 REPLIES_PURGED_AT_ONCE: Final = 256
 COMMIT_SLICES_MAX: Final = 256
 PLAN_CHUNKS_MAX: Final = 256
+PLANS_KEPT_MAX: Final = 16  # placements that a client may use again for small chunks
+PLAN_REUSE_S: Final = 2.0  # for so long after the coordinator named them
+PLAN_REUSES_MAX: Final = 256  # chunks
+PLANS_REMEMBERED_MAX: Final = 4_096  # chunks that are not planned so twice
 BATCH_ENTRIES_MAX: Final = 512
 BATCH_DETAIL_MAX_BYTES: Final = 64  # why an entry failed
 CONTENDED_DIRECTORIES_MAX: Final = 4_096  # remembered for having lost their WRITE lease lately
@@ -239,6 +243,7 @@ assert EXTENTS_REPLY_SLICES_MAX * 128 + SLICES_MAX * 128 < GRPC_MESSAGE_MAX_BYTE
 assert SESSION_HEARTBEAT_S * 3 < CLIENT_DOUBT_S < LEASE_S
 assert NODE_HEARTBEAT_S * 2 < NODE_SUSPECT_S < NODE_DEAD_S
 assert LEASE_S < RPC_DEADLINE_S < GARBAGE_GRACE_S
+assert PLAN_REUSE_S < NODE_SUSPECT_S  # a node that has gone is met by failover, as with a fresh plan
 assert LEASE_S < RECALL_MAX_S <= RPC_DEADLINE_S
 assert REPLIES_PURGED_AT_ONCE + 1 < TRANSACTION_MAX_KEYS
 assert LEASES_RECALLED_AT_ONCE < LEASES_PER_SESSION_MAX

@@ -87,3 +87,23 @@ async def test_a_cancelled_asker_does_not_take_the_others_along(
         scope.cancel()
     assert sorted(answered) == [1, 2]
     assert scope.cancelled_caught
+
+
+async def test_small_chunks_wait_for_no_plan_when_there_was_one_a_moment_ago(
+    autojump_clock: MockClock, session: PlanningSession
+) -> None:
+    async with trio.open_nursery() as nursery:
+        planner = Planner(session, nursery)
+        await planner.plan([_spec(0)])
+        assert trio.current_time() == 1
+        for number in range(1, 50):
+            plans = await planner.plan([_spec(number)])
+            assert list(plans[_spec(number).chunk_id].nodes) == [1]
+            await trio.sleep(0.1)
+        assert trio.current_time() < 7
+        assert len(session.plans) < 8  # renewed in the background
+        session.datanodes[2] = FakeDatanode(2)
+        plans = await planner.plan([_spec(0)], frozenset({1}))
+        assert list(plans[_spec(0).chunk_id].nodes) == [2]
+        plans = await planner.plan([_spec(100)])
+        assert list(plans[_spec(100).chunk_id].nodes) == [1, 2]
