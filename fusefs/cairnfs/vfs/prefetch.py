@@ -230,6 +230,8 @@ class Prefetcher:
             if not files and not walk.ended:
                 await self._page(directory, walk, Page(walk.end, CONTENT_PAGE_ENTRIES))
                 files = self._choose(directory, walk, ino)
+            elif not files:
+                walk.exhausted = next(walk.files_behind(-1), None) is None
             await self._locate(directory, walk, files)
             await self._fetch_contents(files)
         except CairnError as error:

@@ -62,6 +62,7 @@ class DirectoryWalk:
     epoch: int = -1  # of the directory when the listing began at its start; -1: it is not known to be whole
     paging: bool = False  # a page is on its way because names were looked up
     fetching: bool = False  # files are being fetched
+    exhausted: bool = False  # there are no more small files in the listing
     names: Allowance = field(default_factory=_names)
     contents: Allowance = field(default_factory=_contents)
     cold_reads: int = 0
@@ -151,6 +152,7 @@ class DirectoryWalk:
         """
         self._positions = None
         self._front = 0
+        self.exhausted = False
         anew = not self.listing or not self.after <= after <= self.end
         if anew or (after == b"" and epoch != self.epoch):
             self.listing, self.after, self.ended = list(entries), after, end
@@ -201,6 +203,7 @@ class DirectoryWalk:
             self.cold_reads = 0
             self.expected.clear()
             self._taken.clear()
+            self.exhausted = False
         self._read_s = now_s
 
     def read_expected(self, ino: int, now_s: float) -> None:
@@ -214,8 +217,10 @@ class DirectoryWalk:
         """Whether more files should be fetched now: they are read one after another, and half of what was
         fetched last has been read.
         """
+        if self.fetching or self.exhausted:
+            return False
         unused = self.contents.fetched - self.contents.used
-        return not self.fetching and self.cold_reads >= MISSES_MIN and unused * 2 <= self.contents.left
+        return self.cold_reads >= MISSES_MIN and unused * 2 <= self.contents.left
 
     def files_behind(self, position: int) -> Iterator[Entry]:
         """Small files behind a position and then before it, none that was read or fetched meanwhile."""

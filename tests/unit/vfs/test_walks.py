@@ -191,6 +191,19 @@ def test_files_fetched_in_vain_are_few() -> None:
     assert walk.unused_bytes(PAUSE_S + 1) == 0
 
 
+def test_a_directory_whose_files_are_all_fetched_wants_no_more_until_its_listing_changes() -> None:
+    walk = DirectoryWalk()
+    walk.listed(b"", names(0, 10), end=True, epoch=0)
+    for entry in walk.listing:
+        walk.read_cold(entry.ino, 4096, 0.0)
+    assert (walk.wants_contents, next(walk.files_behind(-1), None)) == (True, None)
+    walk.exhausted = True
+    wanted = [walk.wants_contents]
+    walk.listed(b"%07d" % 9, names(10, 12), end=True, epoch=0)
+    assert [*wanted, walk.wants_contents] == [False, True]
+    assert [entry.ino for entry in walk.files_behind(9)] == [1010, 1011]
+
+
 def test_what_could_not_be_fetched_is_not_counted() -> None:
     walk = DirectoryWalk()
     [entry] = names(0, 1)
