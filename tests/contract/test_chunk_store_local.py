@@ -1,5 +1,6 @@
 """What a chunk store on disk must survive: damage, torn ends, full disks, and being killed."""
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -17,7 +18,7 @@ from cairnfs.datanode.store.local import LocalChunkStore
 from cairnfs.datanode.store.packed import PackPlace
 from cairnfs.datanode.store.packs import record_bytes
 from cairnfs.rpc.v1 import common_pb2 as pb
-from tests.contract.test_chunk_store import LARGE, SMALL, content, get, located, put
+from tests.contract.test_chunk_store import LARGE, SMALL, checksums, content, get, located, put
 
 
 def reopened(store: LocalChunkStore, root: Path) -> LocalChunkStore:
@@ -345,4 +346,71 @@ def test_a_chunk_found_damaged_is_not_located(tmp_path: Path, size: int) -> None
     assert caught.value.code == pb.ERROR_CODE_CORRUPT
     put(store, content(size))
     assert located(store.locate(chunk_id)) == content(size)
+    store.close()
+
+
+def put_past_the_page_cache(store: LocalChunkStore, data: bytes, pieces: Sequence[int]) -> bytes:
+    chunk_id = hashlib.sha256(data).digest()
+    writer = store.open(chunk_id, len(data), keep_in_memory=False)
+    at = 0
+    for size in pieces:
+        writer.append(data[at : at + size])
+        at += size
+    writer.append(data[at:])
+    writer.finish(checksums(data))
+    writer.abort()
+    return chunk_id
+
+
+@pytest.mark.parametrize(
+    "size", [LARGE, 1_000_000, 1 << 20, limits.CHUNK_MAX_BYTES - 1, limits.CHUNK_MAX_BYTES]
+)
+@pytest.mark.parametrize(
+    "pieces", [[], [4096, 8192], [1, 4095, 4096], [limits.FRAME_MAX_BYTES // 4], [5_000] * 3]
+)
+def test_what_was_written_past_the_page_cache_is_complete(
+    tmp_path: Path, size: int, pieces: list[int]
+) -> None:
+    store = LocalChunkStore(tmp_path)
+    chunk_id = put_past_the_page_cache(store, content(size), pieces)
+    assert store.verify(chunk_id) == size
+    store = reopened(store, tmp_path)
+    assert get(store, chunk_id) == content(size)
+    store.close()
+
+
+def test_what_nobody_will_read_takes_no_page_cache(tmp_path: Path) -> None:
+    store = LocalChunkStore(tmp_path)
+    kept = put(store, content(limits.CHUNK_MAX_BYTES, 1))
+    passed = put_past_the_page_cache(store, content(limits.CHUNK_MAX_BYTES, 2), [])
+    try:
+        assert in_page_cache(chunk_file(tmp_path, kept))
+        assert not in_page_cache(chunk_file(tmp_path, passed))
+    except OSError as error:
+        pytest.skip(f"this file system does not tell: {error}")
+    finally:
+        store.close()
+
+
+def in_page_cache(path: Path) -> bool:
+    with path.open("rb") as file:
+        try:
+            return os.preadv(file.fileno(), [bytearray(4_096)], 1 << 20, os.RWF_NOWAIT) == 4_096
+        except BlockingIOError:
+            return False
+
+
+def test_a_file_system_that_cannot_write_past_its_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain_open = os.open
+
+    def refuse(path: str, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_DIRECT:
+            raise OSError(errno.EINVAL, "no O_DIRECT")
+        return plain_open(path, flags, mode)
+
+    monkeypatch.setattr(os, "open", refuse)
+    store = LocalChunkStore(tmp_path)
+    assert store.verify(put_past_the_page_cache(store, content(LARGE), [])) == LARGE
     store.close()

@@ -57,7 +57,7 @@ class ChunkClient:
     ) -> None:
         self._hasher = hasher or ThreadHasher()
         ranking = NodeRanking(session.node, host_id, clock)
-        self._storer = Storer(session, transport, Planner(session, nursery), ranking, nursery, clock)
+        self._storer = Storer(session, transport, Planner(session, nursery), ranking, nursery, clock, dialer)
         self._retriever = Retriever(session, transport, ranking, nursery, clock, self._hasher)
         self._local = LocalReader(
             ranking, nursery, clock, dialer, self._retriever.failed, in_thread or in_threads()

@@ -186,7 +186,8 @@ def _open_call(channel: Any, path: str) -> Any:
 
 
 def _encode_frame(frame: ChunkFrame) -> bytes:
-    frame.crc32c = crc32c(frame.data)
+    if frame.shared is None:
+        frame.crc32c = crc32c(frame.data)
     return encode_chunk_data(frame)
 
 

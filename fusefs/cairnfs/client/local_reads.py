@@ -15,8 +15,8 @@ import trio
 
 from cairnfs.base import limits
 from cairnfs.base.errors import CairnError
+from cairnfs.base.ids import reader_node
 from cairnfs.base.logs import get_logger
-from cairnfs.bulk import descriptors
 from cairnfs.client.local_files import LocalChunk, LocalFiles
 from cairnfs.client.node_ranking import NodeRanking
 from cairnfs.client.retrieving import Piece
@@ -100,14 +100,11 @@ class _Link:
 
     async def _exchange(self, connection: SideConnection, chunk_ids: list[bytes]) -> None:
         self._files.make_room(len(chunk_ids))
-        reply, received = await connection.ask(
-            chunks_pb2.LocateRequest(
-                version=descriptors.VERSION,
-                chunk_ids=chunk_ids,
-                held_packs=self._files.packs_of(self._info.node),
-            )
+        request = chunks_pb2.LocateRequest(
+            chunk_ids=chunk_ids, held_packs=self._files.packs_of(self._info.node)
         )
-        self._files.take(self._info.node, reply, received)
+        reply, received = await connection.ask(chunks_pb2.SideRequest(locate=request))
+        self._files.take(self._info.node, reply.locate, received)
 
     def _disconnect(self) -> None:
         if self._connection is not None:
@@ -166,7 +163,7 @@ class LocalReader:
         # The chunk may have been stored anew since: only what lies there now counts as corrupt.
         if held is not None and (data := await self._read(held, piece, fresh=False)) is not None:
             return data
-        for info in self._ranking.local(nodes):
+        for info in self._ranking.local(nodes, reader_node(piece.chunk_id, nodes)):
             chunk = await self._locate(piece.chunk_id, info)
             if chunk is not None and (data := await self._read(chunk, piece, fresh=True)) is not None:
                 return data

@@ -31,24 +31,28 @@ class NodeRanking:
         self._failed_s: dict[int, float] = {}
         self._gap_s: dict[int, float] = {}
 
-    def order(self, numbers: Sequence[int]) -> list[common_pb2.NodeInfo]:
-        """Known nodes, best first: not failed lately, on this host, healthy; equal ones in random order."""
+    def order(self, numbers: Sequence[int], reader: int = 0) -> list[common_pb2.NodeInfo]:
+        """Known nodes, best first: not failed lately, here, healthy, `reader`; equal ones in random order."""
         known = [info for number in dict.fromkeys(numbers) if (info := self._node(number)) is not None]
         random.shuffle(known)
-        known.sort(key=self._rank)
+        known.sort(key=lambda info: (*self._rank(info), info.node != reader))
         return known
 
-    def local(self, numbers: Sequence[int]) -> list[common_pb2.NodeInfo]:
+    def is_local(self, info: common_pb2.NodeInfo) -> bool:
+        """Whether the node is on this host."""
+        return info.host_id == self._host_id
+
+    def local(self, numbers: Sequence[int], reader: int = 0) -> list[common_pb2.NodeInfo]:
         """Those of this host that did not fail lately, best first."""
         return [
             info
-            for info in self.order(numbers)
-            if info.host_id == self._host_id and not self._failing(info.node)
+            for info in self.order(numbers, reader)
+            if self.is_local(info) and not self._failing(info.node)
         ]
 
     def _rank(self, info: common_pb2.NodeInfo) -> tuple[bool, bool, int]:
         state = _RANK_OF_STATE.get(info.state, 3)
-        return self._failing(info.node) or state >= 2, info.host_id != self._host_id, state
+        return self._failing(info.node) or state >= 2, not self.is_local(info), state
 
     def _failing(self, number: int) -> bool:
         failed_s = self._failed_s.get(number)

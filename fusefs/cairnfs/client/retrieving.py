@@ -8,6 +8,7 @@ import trio
 
 from cairnfs.base import limits
 from cairnfs.base.errors import CairnError
+from cairnfs.base.ids import reader_node
 from cairnfs.base.logs import get_logger
 from cairnfs.client.interface import MetadataSession
 from cairnfs.client.node_ranking import NodeRanking
@@ -175,7 +176,8 @@ class Retriever:
         delay_s = limits.RECONNECT_MIN_S
         while True:
             race = _Race()
-            data = await self._race(piece, self._ranking.order(nodes), race)
+            best_first = self._ranking.order(nodes, reader_node(piece.chunk_id, nodes))
+            data = await self._race(piece, best_first, race)
             if data is not None:
                 return data
             # Only nodes that did not answer may do better a moment later.

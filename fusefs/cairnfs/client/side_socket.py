@@ -1,7 +1,8 @@
-"""The client's end of a datanode's side socket: asks where chunks are and receives descriptors."""
+"""The client's end of a datanode's side socket: requests, replies, and descriptors that go with them."""
 
 import os
 import socket
+from collections.abc import Sequence
 from typing import Protocol
 
 import trio
@@ -16,8 +17,10 @@ from cairnfs.rpc.v1 import chunks_pb2, common_pb2
 class SideConnection(Protocol):
     """One connection to a side socket; one task at a time asks."""
 
-    async def ask(self, request: chunks_pb2.LocateRequest) -> tuple[chunks_pb2.LocateReply, list[int]]:
-        """The reply and the descriptors that came with it, which are the caller's.
+    async def ask(
+        self, request: chunks_pb2.SideRequest, sent: Sequence[int] = ()
+    ) -> tuple[chunks_pb2.SideReply, list[int]]:
+        """The reply and the descriptors that came with it, which are the caller's; those `sent` stay so.
 
         Raises CairnError UNAVAILABLE when the connection is over, OVERLOADED when this process cannot hold
         the descriptors, and what the datanode says. After an error, or when cancelled, only `close` is left.
@@ -61,9 +64,12 @@ class _SocketConnection:
     def __init__(self, connection: trio.socket.SocketType) -> None:
         self._connection = connection
 
-    async def ask(self, request: chunks_pb2.LocateRequest) -> tuple[chunks_pb2.LocateReply, list[int]]:
+    async def ask(
+        self, request: chunks_pb2.SideRequest, sent: Sequence[int] = ()
+    ) -> tuple[chunks_pb2.SideReply, list[int]]:
+        request.version = descriptors.VERSION
         try:
-            await self._connection.send(request.SerializeToString())
+            await self._connection.sendmsg([request.SerializeToString()], descriptors.ancillary(sent))
             packet, ancillary, flags, _ = await self._connection.recvmsg(
                 limits.LOCATE_MESSAGE_MAX_BYTES, descriptors.ANCILLARY_BYTES, descriptors.RECEIVE_FLAGS
             )
@@ -81,13 +87,13 @@ class _SocketConnection:
         self._connection.close()
 
 
-def _understood(packet: bytes, flags: int) -> chunks_pb2.LocateReply:
+def _understood(packet: bytes, flags: int) -> chunks_pb2.SideReply:
     if not packet:
         raise CairnError(common_pb2.ERROR_CODE_UNAVAILABLE, "side socket: ended by the datanode")
     if flags & socket.MSG_CTRUNC:
         raise CairnError(common_pb2.ERROR_CODE_OVERLOADED, "no room for more descriptors")
     try:
-        reply = chunks_pb2.LocateReply.FromString(packet)
+        reply = chunks_pb2.SideReply.FromString(packet)
     except DecodeError as error:
         raise CairnError(common_pb2.ERROR_CODE_INVALID, f"side socket: {error}") from None
     if reply.error != common_pb2.ERROR_CODE_OK:

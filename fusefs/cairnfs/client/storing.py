@@ -8,10 +8,15 @@ import trio
 
 from cairnfs.base import limits
 from cairnfs.base.errors import CairnError
+from cairnfs.base.ids import reader_node
 from cairnfs.base.logs import get_logger
+from cairnfs.bulk.shared import SendBuffer
+from cairnfs.client.ahead import Plans
 from cairnfs.client.interface import MetadataSession
 from cairnfs.client.node_ranking import NodeRanking
-from cairnfs.client.planner import Planner, Plans
+from cairnfs.client.planner import Planner
+from cairnfs.client.shared_memory import share_memory
+from cairnfs.client.side_socket import SideDialer
 from cairnfs.client.store_core import StoreCore
 from cairnfs.client.transport import ChunkTransport, StoreStream
 from cairnfs.client.waiting import Slot
@@ -37,6 +42,7 @@ class _Channel:
 
     def __init__(self, stream: StoreStream, clock: Callable[[], float]) -> None:
         self.stream = stream
+        self.buffer: SendBuffer | None = None
         self.broken = False
         self._clock = clock
         self._core = StoreCore()
@@ -58,6 +64,8 @@ class _Channel:
         try:
             while True:
                 for ack in await self.stream.receive():
+                    if self.buffer is not None:
+                        self.buffer.acknowledged(ack)
                     transfer = self._core.acknowledge(ack, self._clock())
                     if transfer is not None and transfer.waiter is not None:
                         transfer.waiter.put(ack)
@@ -90,7 +98,7 @@ class _Channel:
 
     def _pump(self) -> None:
         while not self.broken and (frame := self._core.next_frame()) is not None:
-            self.stream.send(frame)
+            self.stream.send(frame if self.buffer is None else self.buffer.place(frame))
 
 
 @dataclass(slots=True)
@@ -139,9 +147,11 @@ class Storer:
         ranking: NodeRanking,
         nursery: trio.Nursery,
         clock: Callable[[], float],
+        dialer: SideDialer,
     ) -> None:
         self._session = session
         self._transport = transport
+        self._dialer = dialer
         self._planner = planner
         self._ranking = ranking
         self._nursery = nursery
@@ -190,6 +200,7 @@ class Storer:
             replicas=plan.nodes[1:],
             ticket=plan.ticket,
             wanted_replicas=len(plan.nodes),
+            reader=reader_node(state.spec.chunk_id, plan.nodes),
         )
         try:
             ack = await self._channel(primary).transfer(state.data, header)
@@ -247,7 +258,11 @@ class Storer:
         return channel
 
     async def _serve(self, info: common_pb2.NodeInfo, channel: _Channel) -> None:
-        error = await channel.serve()
+        async with trio.open_nursery() as nursery:
+            if info.unix_socket and self._ranking.is_local(info):
+                nursery.start_soon(share_memory, info, self._dialer, channel)
+            error = await channel.serve()
+            nursery.cancel_scope.cancel()
         channel.fail(error)
         if self._channels.get(info.node) is channel:
             del self._channels[info.node]

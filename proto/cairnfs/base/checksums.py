@@ -17,7 +17,12 @@ def chunk_id(data: Buffer) -> bytes:
 
 def crc32c(data: Buffer) -> int:
     """CRC-32C (RFC 3720, appendix B.4) of `data`, 0 to 2^32-1."""
-    return int(google_crc32c.value(data if isinstance(data, bytes) else bytes(data)))
+    if isinstance(data, bytes):
+        return int(google_crc32c.value(data))
+    crc = 0
+    for part in _parts(memoryview(data)):  # the library takes bytes only: copies that stay in the processor
+        crc = google_crc32c.extend(crc, bytes(part))
+    return int(crc)
 
 
 def block_checksums(data: Buffer) -> list[int]:

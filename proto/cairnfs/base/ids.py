@@ -1,6 +1,7 @@
 """Identifiers: how they are made, and who shares a host."""
 
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -18,3 +19,11 @@ def host_id() -> str:
 def boot_id() -> str:
     """Equal for processes on one running kernel, whatever container they are in."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def reader_node(chunk_id: bytes, nodes: Sequence[int]) -> int:
+    """The datanode among the holders of a chunk that is asked for it first; 0 when there is none.
+
+    Writers and readers choose alike, so a chunk is kept in the memory of one host only.
+    """
+    return sorted(nodes)[chunk_id[0] % len(nodes)] if nodes else 0

@@ -1,8 +1,8 @@
 """Encodes and decodes `ChunkData` of chunks.proto by hand, so that a payload is copied at most once.
 
 The wire form is exactly protobuf's: any gRPC client can talk to us. Only the envelope is made by hand;
-the small nested `ChunkHeader` goes through protobuf. Pass no (de)serializer to gRPC for these messages, and
-call these functions on the bytes.
+the small nested `ChunkHeader` and `SharedRange` go through protobuf. Pass no (de)serializer to gRPC for these
+messages, and call these functions on the bytes.
 """
 
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ _IS_FINAL: Final = 0x28
 _HEADER: Final = 0x32
 _ERROR: Final = 0x38
 _DETAIL: Final = 0x42
+_SHARED: Final = 0x4A
 
 _VARINT: Final = 0
 _FIXED64: Final = 1
@@ -54,6 +55,7 @@ class ChunkFrame:
     header: chunks_pb2.ChunkHeader | None = None
     error: int = 0
     detail: str = ""
+    shared: chunks_pb2.SharedRange | None = None
 
 
 def encode_chunk_data(frame: ChunkFrame) -> bytes:
@@ -78,6 +80,8 @@ def encode_chunk_data(frame: ChunkFrame) -> bytes:
     _put_uint(tail, _ERROR, frame.error, _U32)
     if frame.detail:
         _put_bytes(tail, _DETAIL, frame.detail.encode())
+    if frame.shared is not None:
+        _put_bytes(tail, _SHARED, frame.shared.SerializeToString())
     return b"".join((head, data, tail))
 
 
@@ -147,6 +151,10 @@ def _set_bytes(frame: ChunkFrame, tag: int, value: memoryview) -> None:
         frame.header.MergeFromString(bytes(value))
     elif tag == _DETAIL:
         frame.detail = str(value, "utf-8")
+    elif tag == _SHARED:
+        if frame.shared is None:
+            frame.shared = chunks_pb2.SharedRange()
+        frame.shared.MergeFromString(bytes(value))
 
 
 def _skip_fixed(at: int, wire_type: int) -> int:

@@ -1,6 +1,6 @@
 """The side socket of a datanode: its name, who may use it, and messages that carry descriptors.
 
-A packet is one protobuf message (LocateRequest or LocateReply); descriptors come with it as SCM_RIGHTS.
+A packet is one protobuf message (SideRequest or SideReply); descriptors come with it as SCM_RIGHTS.
 """
 
 import array

@@ -49,7 +49,9 @@ class StreamIntake:
             running = self._begin(frame)
         if running is not None:
             running.last_frame_s = self._clock.monotonic()
+            running.given_up = running.given_up or bool(frame.error)
             running.perform(running.transfer.on_frame(frame))
+            running.release()
         while self.held_bytes >= self._window_bytes:
             self._room.clear()
             await self._room.wait()
@@ -62,7 +64,7 @@ class StreamIntake:
                 raise CairnError(common_pb2.ERROR_CODE_OVERLOADED, "too many transfers on one stream")
             transfer = transfers.Transfer(frame.transfer, header, self._own_node, self._window_bytes)
         except CairnError as error:
-            self.refuse(frame, error)
+            self.refuse(frame.transfer, error)
             return None
         running = self._running[frame.transfer] = RunningTransfer(self, frame.transfer, transfer)
         for node in header.replicas:
@@ -71,11 +73,11 @@ class StreamIntake:
             running.perform(transfer.on_already_here())
         return running
 
-    def refuse(self, frame: ChunkFrame, error: CairnError) -> None:
-        """Answer a first frame with an error; the rest of its transfer is dropped."""
+    def refuse(self, transfer: int, error: CairnError) -> None:
+        """End a transfer with an error; the rest of it is dropped."""
         self.acknowledge(
             chunks_pb2.ChunkDataAck(
-                transfer=frame.transfer,
+                transfer=transfer,
                 ready_for_next=self._window_bytes,
                 error=error.code,
                 detail=error.detail,
@@ -135,6 +137,7 @@ class RunningTransfer:
     def __init__(self, intake: StreamIntake, number: int, transfer: transfers.Transfer) -> None:
         self.transfer = transfer
         self.last_frame_s = 0.0
+        self.given_up = False  # by its sender
         self._intake = intake
         self._number = number
         self._held_bytes = 0
@@ -142,6 +145,7 @@ class RunningTransfer:
         self._writer: ChunkWriter | None = None
         self._jobs: list[transfers.Write | transfers.Finish | transfers.Discard] = []
         self._lane: asyncio.Task[None] | None = None
+        self._storing = False
 
     def replica_answered(self, node: int, ack: chunks_pb2.ChunkDataAck) -> None:
         """See ReplicaListener."""
@@ -179,11 +183,14 @@ class RunningTransfer:
                 self._data = b""
             case transfers.Finish(block_checksums):
                 chunk = SmallChunk(self.transfer.chunk_id, self._data, block_checksums)
+                self._storing = True
                 self._intake.disk.store_small(chunk, self._stored)
 
     def _stored(self, problem: Exception | None) -> None:
         self._data = b""
+        self._storing = False
         self.perform(self.transfer.on_stored() if problem is None else self._failure(problem))
+        self.release()
 
     def _failure(self, problem: Exception) -> list[transfers.Effect]:
         if isinstance(problem, CairnError):
@@ -212,6 +219,13 @@ class RunningTransfer:
             finished = any(isinstance(job, transfers.Finish) for job in jobs)
             self.perform(self.transfer.on_stored() if finished else self.transfer.on_written(written))
         self._lane = None
+        self.release()
+
+    def release(self) -> None:
+        """Tell a sender that gave the transfer up when nothing reads its bytes any more."""
+        if self.given_up and self._lane is None and not self._storing:
+            self.given_up = False
+            self._intake.refuse(self._number, CairnError(common_pb2.ERROR_CODE_INTERRUPTED, "given up"))
 
     def _work(self, jobs: "list[transfers.Write | transfers.Finish | transfers.Discard]") -> None:
         store = self._intake.disk.store
@@ -220,7 +234,11 @@ class RunningTransfer:
                 match job:
                     case transfers.Write(data):
                         if self._writer is None:
-                            self._writer = store.open(self.transfer.chunk_id, self.transfer.length)
+                            self._writer = store.open(
+                                self.transfer.chunk_id,
+                                self.transfer.length,
+                                keep_in_memory=self.transfer.keep_in_memory,
+                            )
                         self._writer.append(data)
                     case transfers.Finish(block_checksums):
                         assert self._writer is not None

@@ -11,6 +11,7 @@ from cairnfs.base.clock import SystemClock
 from cairnfs.base.errors import CairnError
 from cairnfs.base.logs import get_logger
 from cairnfs.base.settings import DatanodeSettings
+from cairnfs.bulk.shared import SharedBuffers
 from cairnfs.datanode import upkeep
 from cairnfs.datanode.coordinators import Coordinators
 from cairnfs.datanode.disk import Disk
@@ -61,10 +62,11 @@ class Datanode:
             raise
         self.disk = Disk(self.store)
         self._peers = Peers(self.membership, SystemClock())
+        buffers = SharedBuffers()
         self._service = ChunksService(
-            self.disk, self._peers, self.membership, SystemClock(), self._found_corrupt
+            self.disk, self._peers, self.membership, SystemClock(), self._found_corrupt, buffers
         )
-        self._side_socket = SideSocket(self.disk)
+        self._side_socket = SideSocket(self.disk, buffers)
         self._server = grpc.aio.server(options=_SERVER_OPTIONS)
         self._heartbeats: Heartbeats | None = None
 

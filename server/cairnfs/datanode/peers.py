@@ -15,6 +15,7 @@ from cairnfs.base.logs import get_logger
 from cairnfs.bulk.codec import ChunkFrame, encode_chunk_data
 from cairnfs.datanode import replication
 from cairnfs.datanode.membership import Membership
+from cairnfs.datanode.shared_memory import SharedMemory
 from cairnfs.rpc.v1 import chunks_pb2, common_pb2
 
 _log = get_logger(__name__)
@@ -64,6 +65,7 @@ class PeerLink:
         self._wanted = asyncio.Event()
         self._reset = asyncio.Event()
         self._down_until_s = 0.0
+        self._shared: SharedMemory | None = None
         self._task = asyncio.create_task(self._run(), name=f"peer {info.node}")
 
     def begin(self, listener: ReplicaListener, header: chunks_pb2.ChunkHeader) -> None:
@@ -116,10 +118,10 @@ class PeerLink:
             call = stream()
             now = self._clock.monotonic()
             self._perform(self._sender.on_open(reply.replication_session, reply.ready_for_next, now))
-            tasks = [
-                asyncio.create_task(part) for part in (self._write(call), self._read(call), self._watch())
-            ]
+            parts = (self._write(call), self._read(call), self._watch())
+            tasks = [asyncio.create_task(part) for part in parts]
             try:
+                self._shared = await SharedMemory.open(self.info, self._membership.host_id)
                 done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
                 return done.pop().result()
             finally:
@@ -127,6 +129,9 @@ class PeerLink:
                     task.cancel()
                 call.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
+                if self._shared is not None:
+                    self._shared.close()
+                    self._shared = None
 
     async def _open(self, channel: grpc.aio.Channel) -> chunks_pb2.ReplicateChunkReply:
         replicate = channel.unary_unary(
@@ -156,6 +161,8 @@ class PeerLink:
             ack = await call.read()
             if not isinstance(ack, chunks_pb2.ChunkDataAck):
                 return "the peer ended the stream"
+            if self._shared is not None:
+                self._shared.buffer.acknowledged(ack)
             self._perform(self._sender.on_ack(ack, self._clock.monotonic()))
 
     async def _watch(self) -> str:
@@ -168,7 +175,7 @@ class PeerLink:
         for effect in effects:
             match effect:
                 case replication.Send(frame):
-                    self._outgoing.append(frame)
+                    self._outgoing.append(frame if self._shared is None else self._shared.buffer.place(frame))
                     self._wake.set()
                 case replication.Answered(key, ack):
                     cast(ReplicaListener, key).replica_answered(self.info.node, ack)

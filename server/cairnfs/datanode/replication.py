@@ -100,7 +100,11 @@ class ReplicationSender:
             self._progress_s = now
         self._numbers += 1
         plain = ChunkHeader(
-            chunk_id=header.chunk_id, length=header.length, ticket=header.ticket, wanted_replicas=1
+            chunk_id=header.chunk_id,
+            length=header.length,
+            ticket=header.ticket,
+            wanted_replicas=1,
+            reader=header.reader,
         )
         outgoing = _Outgoing(key, self._numbers, plain)
         self._by_key[key] = self._by_number[outgoing.number] = outgoing

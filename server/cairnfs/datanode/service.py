@@ -13,6 +13,7 @@ from cairnfs.base.errors import CairnError
 from cairnfs.base.ids import new_id
 from cairnfs.base.logs import get_logger
 from cairnfs.bulk.codec import ChunkFrame, decode_chunk_data, encode_chunk_data
+from cairnfs.bulk.shared import SharedBuffers
 from cairnfs.datanode.disk import Disk
 from cairnfs.datanode.intake import StreamIntake
 from cairnfs.datanode.membership import Membership
@@ -31,13 +32,20 @@ class ChunksService:
     """Serves clients and peers."""
 
     def __init__(
-        self, disk: Disk, peers: Peers, membership: Membership, clock: Clock, found_corrupt: FoundCorrupt
+        self,
+        disk: Disk,
+        peers: Peers,
+        membership: Membership,
+        clock: Clock,
+        found_corrupt: FoundCorrupt,
+        buffers: SharedBuffers,
     ) -> None:
         self._disk = disk
         self._peers = peers
         self._membership = membership
         self._clock = clock
         self._found_corrupt = found_corrupt
+        self._buffers = buffers
         self._sessions: dict[str, int] = {}
         self._readers: set[asyncio.Task[None]] = set()
 
@@ -132,11 +140,12 @@ class ChunksService:
     ) -> None:
         while isinstance(message := await context.read(), bytes):
             frame = decode_chunk_data(message)
+            self._buffers.resolve(frame)
             if frame.header is not None:
                 try:
                     check(frame.header)
                 except CairnError as error:
-                    intake.refuse(frame, error)
+                    intake.refuse(frame.transfer, error)
                     continue
             await intake.receive(frame)
 

@@ -1,4 +1,4 @@
-"""The side socket: hands descriptors of chunk files to clients of this host, which read them themselves.
+"""The side socket, for this host: hands out descriptors of chunk files, and takes memory that others share.
 
 docs/internals/replication.md says why what they read is right. A client that does not take its reply at once
 loses its connection, so a slow one holds neither memory nor descriptors.
@@ -16,6 +16,7 @@ from cairnfs.base import limits
 from cairnfs.base.errors import CairnError
 from cairnfs.base.logs import get_logger
 from cairnfs.bulk import descriptors
+from cairnfs.bulk.shared import SharedBuffers
 from cairnfs.datanode.disk import Disk
 from cairnfs.datanode.store.interface import ChunkLocation, ChunkStore
 from cairnfs.rpc.v1 import chunks_pb2, common_pb2
@@ -27,10 +28,11 @@ BACKLOG: Final = 64
 
 
 class SideSocket:
-    """Serves LocateRequests. Make it and use it on one event loop."""
+    """Serves SideRequests. Make it and use it on one event loop."""
 
-    def __init__(self, disk: Disk) -> None:
+    def __init__(self, disk: Disk, buffers: SharedBuffers) -> None:
         self._disk = disk
+        self._buffers = buffers
         self._listener: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -70,14 +72,36 @@ class SideSocket:
                 self._spawn(self._serve(connection))
 
     async def _serve(self, connection: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
+        shared = ""
         with connection:
             try:
-                while packet := await loop.sock_recv(connection, limits.LOCATE_MESSAGE_MAX_BYTES):
-                    request = chunks_pb2.LocateRequest.FromString(packet)
-                    await self._finish(self._disk.run(_answer, connection, self._disk.store, request))
+                while True:
+                    request, received = await _receive(connection)
+                    try:
+                        if request is None:
+                            return
+                        if request.HasField("share") and received and not shared:
+                            shared = self._share(connection, request, received[0])
+                        else:
+                            await self._finish(self._disk.run(_answer, connection, self._disk.store, request))
+                    finally:
+                        for fd in received:
+                            os.close(fd)
             except (OSError, DecodeError) as error:
                 _log.info("side connection ended", detail=str(error))
+            finally:
+                self._buffers.remove(shared)
+
+    def _share(self, connection: socket.socket, request: chunks_pb2.SideRequest, fd: int) -> str:
+        reply = _refusal(request)
+        if reply is None:
+            reply = chunks_pb2.SideReply()
+            try:
+                reply.share.buffer = self._buffers.add(fd, request.share.size)
+            except CairnError as error:
+                reply.error, reply.detail = error.code, error.detail
+        connection.sendmsg([reply.SerializeToString()])
+        return reply.share.buffer
 
     async def _finish(self, answering: Coroutine[None, None, None]) -> None:
         """Wait also when cancelled: the connection must stay open while a thread uses it."""
@@ -97,30 +121,51 @@ class SideSocket:
             self._listener.close()
 
 
-def _answer(connection: socket.socket, store: ChunkStore, request: chunks_pb2.LocateRequest) -> None:
-    """Locate, send and close, all in one visit to a thread, so that no descriptor is ever left over."""
-    problem = _problem(request)
-    if problem is not None:
-        connection.sendmsg([problem.SerializeToString()])
-        return
-    answer = _Answer(request.held_packs)
+async def _receive(connection: socket.socket) -> tuple[chunks_pb2.SideRequest | None, list[int]]:
+    """The next request, None at the end, and the descriptors that came with it."""
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(connection, readable.set)
     try:
-        for chunk_id in request.chunk_ids:
+        await readable.wait()
+    finally:
+        loop.remove_reader(connection)
+    packet, ancillary, _, _ = connection.recvmsg(
+        limits.LOCATE_MESSAGE_MAX_BYTES, descriptors.ANCILLARY_BYTES, descriptors.RECEIVE_FLAGS
+    )
+    received = descriptors.received_descriptors(ancillary)
+    try:
+        return (chunks_pb2.SideRequest.FromString(packet) if packet else None), received
+    except DecodeError:
+        for fd in received:
+            os.close(fd)
+        raise
+
+
+def _refusal(request: chunks_pb2.SideRequest) -> chunks_pb2.SideReply | None:
+    if request.version != descriptors.VERSION:
+        detail = f"version {request.version} is not spoken here, but {descriptors.VERSION}"
+        return chunks_pb2.SideReply(error=common_pb2.ERROR_CODE_NOT_SUPPORTED, detail=detail)
+    if len(request.locate.chunk_ids) > limits.LOCATE_CHUNKS_MAX:
+        return chunks_pb2.SideReply(error=common_pb2.ERROR_CODE_INVALID, detail="too many chunks")
+    return None
+
+
+def _answer(connection: socket.socket, store: ChunkStore, request: chunks_pb2.SideRequest) -> None:
+    """Locate, send and close, all in one visit to a thread, so that no descriptor is ever left over."""
+    refusal = _refusal(request)
+    if refusal is not None:
+        connection.sendmsg([refusal.SerializeToString()])
+        return
+    answer = _Answer(request.locate.held_packs)
+    try:
+        for chunk_id in request.locate.chunk_ids:
             answer.add(store, chunk_id)
-        message = answer.reply.SerializeToString()
+        message = chunks_pb2.SideReply(locate=answer.reply).SerializeToString()
         connection.sendmsg([message], descriptors.ancillary(answer.open))
     finally:
         for fd in answer.open:
             os.close(fd)
-
-
-def _problem(request: chunks_pb2.LocateRequest) -> chunks_pb2.LocateReply | None:
-    if request.version != descriptors.VERSION:
-        detail = f"version {request.version} is not spoken here, but {descriptors.VERSION}"
-        return chunks_pb2.LocateReply(error=common_pb2.ERROR_CODE_NOT_SUPPORTED, detail=detail)
-    if len(request.chunk_ids) > limits.LOCATE_CHUNKS_MAX:
-        return chunks_pb2.LocateReply(error=common_pb2.ERROR_CODE_INVALID, detail="too many chunks")
-    return None
 
 
 class _Answer:

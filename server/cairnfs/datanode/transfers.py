@@ -89,6 +89,7 @@ class Transfer:
             raise CairnError(pb.ERROR_CODE_INVALID, f"{wanted} copies on {1 + len(replicas)} nodes")
         self.chunk_id = header.chunk_id
         self.length = header.length
+        self.keep_in_memory = header.reader in (0, own_node)
         self.received = 0
         self.ended = False
         self._number = number

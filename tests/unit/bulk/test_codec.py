@@ -21,7 +21,9 @@ HEADERS = st.builds(
     ticket=st.binary(max_size=200),
     replication_session=TEXT,
     wanted_replicas=U32,
+    reader=U32,
 )
+SHARED = st.builds(pb.SharedRange, buffer=TEXT, position=U64, length=U32)
 FRAMES = st.builds(
     ChunkFrame,
     transfer=U64,
@@ -32,6 +34,7 @@ FRAMES = st.builds(
     header=st.none() | HEADERS,
     error=CODES,
     detail=TEXT,
+    shared=st.none() | SHARED,
 )
 
 
@@ -45,6 +48,7 @@ def as_protobuf(frame: ChunkFrame) -> pb.ChunkData:
         header=frame.header,
         error=frame.error,  # type: ignore[arg-type]  # a plain number
         detail=frame.detail,
+        shared=frame.shared,
     )
 
 
@@ -64,8 +68,8 @@ def test_accepts_fields_in_any_order_and_the_last_wins(frame: ChunkFrame, random
     parts: list[bytes] = []
     for descriptor, value in message.ListFields():
         part = pb.ChunkData()
-        if descriptor.name == "header":
-            part.header.CopyFrom(value)
+        if descriptor.name in ("header", "shared"):
+            getattr(part, descriptor.name).CopyFrom(value)
         else:
             setattr(part, descriptor.name, value)
         parts.append(part.SerializeToString())

@@ -2,7 +2,7 @@
 
 import os
 import random
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,12 +74,16 @@ class Connection:
     closed: bool = False
     ended: bool = False
 
-    async def ask(self, request: chunks_pb2.LocateRequest) -> tuple[chunks_pb2.LocateReply, list[int]]:
+    async def ask(
+        self, request: chunks_pb2.SideRequest, sent: Sequence[int] = ()
+    ) -> tuple[chunks_pb2.SideReply, list[int]]:
+        assert not sent
         await trio.sleep(self.node.side_delay_s)
         if self.node.ended and not self.ended:
             self.ended = True
             raise CairnError(common_pb2.ERROR_CODE_UNAVAILABLE, "ended by the datanode")
-        return self.node.locate(request)
+        reply, received = self.node.locate(request.locate)
+        return chunks_pb2.SideReply(locate=reply), received
 
     def close(self) -> None:
         self.closed = True

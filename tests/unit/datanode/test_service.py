@@ -10,7 +10,9 @@ import pytest
 
 from cairnfs.base import limits
 from cairnfs.bulk.codec import ChunkFrame, encode_chunk_data
+from cairnfs.bulk.shared import SendBuffer
 from cairnfs.datanode.node import Datanode
+from cairnfs.datanode.store.local import LocalChunkStore, LocalChunkWriter
 from cairnfs.rpc.v1 import chunks_pb2, common_pb2 as pb
 from tests.unit.datanode.harness import (
     Client,
@@ -269,5 +271,76 @@ def test_frames_of_unknown_transfers_are_dropped(tmp_path: Path) -> None:
             ack = await client.store([stray, *frames_of(content(10)), stray])
             assert ack.stored
             assert ack.transfer == 1
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("size", [100_000, 3 * limits.FRAME_MAX_BYTES])
+def test_a_sender_that_gives_up_hears_when_its_bytes_are_let_go(tmp_path: Path, size: int) -> None:
+    async def scenario() -> None:
+        async with cluster(tmp_path, 1) as (_, nodes), Client(nodes[0].address) as client:
+            call = client.open_store()
+            first, *rest = frames_of(content(size))
+            await call.write(encode_chunk_data(first))
+            await call.write(encode_chunk_data(ChunkFrame(1, error=pb.ERROR_CODE_INTERRUPTED)))
+            answers = [await call.read()]
+            while not answers[-1].error and not (answers[-1].stored and not rest):
+                answers.append(await call.read())
+            assert answers[-1].transfer == 1
+            assert (await client.store(frames_of(content(10)))).stored
+            call.cancel()
+
+    asyncio.run(scenario())
+
+
+def test_peers_of_one_host_share_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    placed: list[bool] = []
+    place = SendBuffer.place
+
+    def watch(self: SendBuffer, frame: ChunkFrame) -> ChunkFrame:
+        sent = place(self, frame)
+        placed.append(sent.shared is not None)
+        return sent
+
+    monkeypatch.setattr(SendBuffer, "place", watch)
+
+    async def scenario() -> None:
+        async with cluster(tmp_path, 2) as (_, nodes), Client(nodes[0].address) as client:
+            for seed in range(5):
+                data = content(limits.CHUNK_MAX_BYTES, seed)
+                ack = await client.store(frames_of(data, [2]))
+                assert ack.stored
+                assert list(ack.nodes) == [1, 2]
+                assert nodes[1].store.verify(name(data)) == len(data)
+
+    asyncio.run(scenario())
+    frames = limits.CHUNK_MAX_BYTES // limits.FRAME_MAX_BYTES
+    assert sum(placed) >= 3 * frames, "the first may be sent before the memory is shared"
+
+
+def test_one_replica_keeps_a_chunk_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[tuple[str, bool]] = []
+    opened = LocalChunkStore.open
+
+    def watch(
+        self: LocalChunkStore, chunk_id: bytes, length: int, *, keep_in_memory: bool = True
+    ) -> LocalChunkWriter:
+        kept.append((self.boot, keep_in_memory))
+        return opened(self, chunk_id, length, keep_in_memory=keep_in_memory)
+
+    monkeypatch.setattr(LocalChunkStore, "open", watch)
+
+    async def scenario() -> None:
+        async with cluster(tmp_path, 3) as (_, nodes), Client(nodes[0].address) as client:
+            boots = [node.store.boot for node in nodes]
+            for seed, reader in enumerate((0, 1, 2, 3)):
+                kept.clear()
+                frames = frames_of(content(limits.MIB, seed), [2, 3])
+                assert frames[0].header
+                frames[0].header.reader = reader
+                assert (await client.store(frames)).stored
+                wanted = [boot for number, boot in enumerate(boots, 1) if reader in (0, number)]
+                assert sorted(boot for boot, keep in kept if keep) == sorted(wanted)
+                assert len(kept) == 3
 
     asyncio.run(scenario())

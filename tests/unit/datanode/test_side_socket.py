@@ -6,21 +6,25 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 import uvloop
 
 from cairnfs.base import limits
+from cairnfs.base.errors import CairnError
 from cairnfs.base.ids import new_id
 from cairnfs.bulk import descriptors
+from cairnfs.bulk.codec import ChunkFrame
+from cairnfs.bulk.shared import SendBuffer, SharedBuffers
 from cairnfs.datanode.disk import Disk
 from cairnfs.datanode.side_socket import SideSocket
 from cairnfs.datanode.store.checksums import BlockChecksums
 from cairnfs.datanode.store.interface import SmallChunk
 from cairnfs.datanode.store.local import LocalChunkStore
 from cairnfs.rpc.v1 import chunks_pb2, common_pb2
-from tests.unit.datanode.harness import content, name
+from tests.unit.datanode.harness import content, eventually, name
 
 DEADLINE_S = 10.0
 LARGE = limits.PACK_CHUNK_MAX_BYTES + 1
@@ -72,11 +76,19 @@ class Asker:
     async def ask(
         self, *chunk_ids: bytes, held: Sequence[int] = (), version: int = descriptors.VERSION
     ) -> chunks_pb2.LocateReply:
-        request = chunks_pb2.LocateRequest(version=version, chunk_ids=chunk_ids, held_packs=held)
-        await asyncio.get_running_loop().sock_sendall(self.socket, request.SerializeToString())
+        locate = chunks_pb2.LocateRequest(chunk_ids=chunk_ids, held_packs=held)
+        reply = await self.request(chunks_pb2.SideRequest(version=version, locate=locate))
+        if reply.error != common_pb2.ERROR_CODE_OK:
+            raise CairnError(reply.error, reply.detail)
+        return reply.locate
+
+    async def request(
+        self, request: chunks_pb2.SideRequest, sent: Sequence[int] = ()
+    ) -> chunks_pb2.SideReply:
+        self.socket.sendmsg([request.SerializeToString()], descriptors.ancillary(sent))
         packet = await self.packet()
         assert packet
-        return chunks_pb2.LocateReply.FromString(packet)
+        return chunks_pb2.SideReply.FromString(packet)
 
     async def packet(self) -> bytes:
         readable = asyncio.Event()
@@ -98,10 +110,12 @@ class Asker:
 
 
 @asynccontextmanager
-async def side_socket(root: Path) -> AsyncIterator[tuple[LocalChunkStore, str]]:
+async def side_socket(
+    root: Path, buffers: SharedBuffers | None = None
+) -> AsyncIterator[tuple[LocalChunkStore, str]]:
     store = LocalChunkStore(root)
     disk = Disk(store)
-    side = SideSocket(disk)
+    side = SideSocket(disk, buffers or SharedBuffers())
     unix_socket = f"cairnfs-test-{new_id()}"
     side.start(unix_socket)
     try:
@@ -169,9 +183,12 @@ async def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
 @on_a_loop
 async def test_wrong_requests_are_refused(tmp_path: Path) -> None:
     async with side_socket(tmp_path) as (_, unix_socket), Asker(unix_socket) as asker:
-        assert (await asker.ask(version=77)).error == common_pb2.ERROR_CODE_NOT_SUPPORTED
-        too_many = [bytes(32)] * (limits.LOCATE_CHUNKS_MAX + 1)
-        assert (await asker.ask(*too_many)).error == common_pb2.ERROR_CODE_INVALID
+        with pytest.raises(CairnError) as caught:
+            await asker.ask(version=77)
+        assert caught.value.code == common_pb2.ERROR_CODE_NOT_SUPPORTED
+        with pytest.raises(CairnError) as caught:
+            await asker.ask(*[bytes(32)] * (limits.LOCATE_CHUNKS_MAX + 1))
+        assert caught.value.code == common_pb2.ERROR_CODE_INVALID
 
 
 @on_a_loop
@@ -183,7 +200,7 @@ async def test_garbage_ends_the_connection_and_no_other(tmp_path: Path) -> None:
         assert (await one.ask(put(store, content(1)))).places[0].length == 1
 
 
-async def _flood(asker: Asker, request: chunks_pb2.LocateRequest) -> None:
+async def _flood(asker: Asker, request: chunks_pb2.SideRequest) -> None:
     async with asyncio.timeout(DEADLINE_S):
         while True:
             await asyncio.get_running_loop().sock_sendall(asker.socket, request.SerializeToString())
@@ -194,7 +211,8 @@ async def _flood(asker: Asker, request: chunks_pb2.LocateRequest) -> None:
 async def test_a_client_that_takes_no_reply_loses_its_connection(tmp_path: Path) -> None:
     async with side_socket(tmp_path) as (store, unix_socket), Asker(unix_socket) as asker:
         chunk_ids = [put(store, content(limits.CHUNK_MAX_BYTES, seed)) for seed in range(10)]
-        request = chunks_pb2.LocateRequest(version=descriptors.VERSION, chunk_ids=chunk_ids)
+        locate = chunks_pb2.LocateRequest(chunk_ids=chunk_ids)
+        request = chunks_pb2.SideRequest(version=descriptors.VERSION, locate=locate)
         with pytest.raises((BrokenPipeError, ConnectionResetError)):
             await _flood(asker, request)
         async with Asker(unix_socket) as other:
@@ -224,7 +242,52 @@ def test_root_and_the_same_user_are_trusted(monkeypatch: pytest.MonkeyPatch) -> 
 async def test_a_name_in_use_costs_only_the_side_socket(tmp_path: Path) -> None:
     async with side_socket(tmp_path) as (store, unix_socket):
         disk = Disk(store)
-        second = SideSocket(disk)
+        second = SideSocket(disk, SharedBuffers())
         second.start(unix_socket)
         await second.close()
         disk.close()
+
+
+def _share(size_bytes: int = limits.SHARED_BUFFER_BYTES) -> chunks_pb2.SideRequest:
+    return chunks_pb2.SideRequest(version=descriptors.VERSION, share=chunks_pb2.ShareRequest(size=size_bytes))
+
+
+@on_a_loop
+async def test_shared_memory_is_known_until_the_connection_ends(tmp_path: Path) -> None:
+    buffers = SharedBuffers()
+    sender = SendBuffer()
+    data = content(70_000)
+    async with side_socket(tmp_path, buffers) as (_, unix_socket):
+        async with Asker(unix_socket) as asker:
+            sender.name = (await asker.request(_share(), [sender.descriptor])).share.buffer
+            frame = sender.place(ChunkFrame(1, 0, data))
+            assert not frame.data
+            buffers.resolve(frame)
+            assert frame.data == data
+        await eventually(partial(_unknown, buffers, sender))
+    sender.close()
+    assert frame.data == data, "what was taken from it stays readable"
+
+
+async def _unknown(buffers: SharedBuffers, sender: SendBuffer) -> bool:
+    shared = chunks_pb2.SharedRange(buffer=sender.name, length=5)
+    try:
+        buffers.resolve(ChunkFrame(1, shared=shared))
+    except CairnError:
+        return True
+    return False
+
+
+@on_a_loop
+async def test_memory_that_could_go_away_is_not_taken(tmp_path: Path) -> None:
+    async with side_socket(tmp_path) as (_, unix_socket), Asker(unix_socket) as asker:
+        for size_bytes in (4_096, limits.SHARED_BUFFER_BYTES):
+            fd = os.memfd_create("unsealed", os.MFD_ALLOW_SEALING)
+            os.ftruncate(fd, size_bytes)
+            reply = await asker.request(_share(size_bytes), [fd])
+            assert reply.error == common_pb2.ERROR_CODE_INVALID
+            os.close(fd)
+        sender = SendBuffer()
+        assert (await asker.request(_share(5), [sender.descriptor])).error == common_pb2.ERROR_CODE_INVALID
+        assert (await asker.request(_share(), [0])).error == common_pb2.ERROR_CODE_INVALID
+        sender.close()

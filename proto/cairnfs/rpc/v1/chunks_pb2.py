@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from cairnfs.rpc.v1 import common_pb2 as cairnfs_dot_rpc_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x63\x61irnfs/rpc/v1/chunks.proto\x12\x0e\x63\x61irnfs.rpc.v1\x1a\x1b\x63\x61irnfs/rpc/v1/common.proto\"\xc4\x01\n\tChunkData\x12\x10\n\x08transfer\x18\x01 \x01(\x04\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\x0e\n\x06\x63rc32c\x18\x04 \x01(\r\x12\x10\n\x08is_final\x18\x05 \x01(\x08\x12+\n\x06header\x18\x06 \x01(\x0b\x32\x1b.cairnfs.rpc.v1.ChunkHeader\x12(\n\x05\x65rror\x18\x07 \x01(\x0e\x32\x19.cairnfs.rpc.v1.ErrorCode\x12\x0e\n\x06\x64\x65tail\x18\x08 \x01(\t\"\x87\x01\n\x0b\x43hunkHeader\x12\x10\n\x08\x63hunk_id\x18\x01 \x01(\x0c\x12\x0e\n\x06length\x18\x02 \x01(\x04\x12\x10\n\x08replicas\x18\x03 \x03(\r\x12\x0e\n\x06ticket\x18\x04 \x01(\x0c\x12\x1b\n\x13replication_session\x18\x05 \x01(\t\x12\x17\n\x0fwanted_replicas\x18\x06 \x01(\r\"\xa9\x01\n\x0c\x43hunkDataAck\x12\x10\n\x08transfer\x18\x01 \x01(\x04\x12\x16\n\x0e\x62ytes_received\x18\x02 \x01(\x04\x12\x16\n\x0eready_for_next\x18\x03 \x01(\x04\x12\x0e\n\x06stored\x18\x04 \x01(\x08\x12(\n\x05\x65rror\x18\x05 \x01(\x0e\x32\x19.cairnfs.rpc.v1.ErrorCode\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t\x12\r\n\x05nodes\x18\x07 \x03(\r\"j\n\x14RetrieveChunkRequest\x12\x10\n\x08transfer\x18\x01 \x01(\x04\x12\x10\n\x08\x63hunk_id\x18\x02 \x01(\x0c\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x0e\n\x06length\x18\x04 \x01(\x04\x12\x0e\n\x06ticket\x18\x05 \x01(\x0c\"V\n\x15ReplicateChunkRequest\x12\x13\n\x0bsource_node\x18\x01 \x01(\r\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\x14\n\x0cwindow_bytes\x18\x03 \x01(\x04\"\x96\x01\n\x13ReplicateChunkReply\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x08\x12\x1b\n\x13replication_session\x18\x02 \x01(\t\x12\x16\n\x0eready_for_next\x18\x03 \x01(\x04\x12(\n\x05\x65rror\x18\x04 \x01(\x0e\x32\x19.cairnfs.rpc.v1.ErrorCode\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\"W\n\rLocateRequest\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x11\n\tchunk_ids\x18\x02 \x03(\x0c\x12\x12\n\nheld_packs\x18\x03 \x03(\x04\x12\x0e\n\x06ticket\x18\x04 \x01(\x0c\"s\n\x0bLocateReply\x12*\n\x06places\x18\x01 \x03(\x0b\x32\x1a.cairnfs.rpc.v1.ChunkPlace\x12(\n\x05\x65rror\x18\x02 \x01(\x0e\x32\x19.cairnfs.rpc.v1.ErrorCode\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"\xa5\x01\n\nChunkPlace\x12\x10\n\x08\x63hunk_id\x18\x01 \x01(\x0c\x12(\n\x05\x65rror\x18\x02 \x01(\x0e\x32\x19.cairnfs.rpc.v1.ErrorCode\x12\x0e\n\x06length\x18\x03 \x01(\x04\x12\x10\n\x08position\x18\x04 \x01(\x04\x12\x0c\n\x04pack\x18\x05 \x01(\x04\x12\x12\n\ndescriptor\x18\x06 \x01(\r\x12\x17\n\x0f\x62lock_checksums\x18\x07 \x03(\x07\x32\xd7\x02\n\x06\x43hunks\x12I\n\nStoreChunk\x12\x19.cairnfs.rpc.v1.ChunkData\x1a\x1c.cairnfs.rpc.v1.ChunkDataAck(\x01\x30\x01\x12T\n\rRetrieveChunk\x12$.cairnfs.rpc.v1.RetrieveChunkRequest\x1a\x19.cairnfs.rpc.v1.ChunkData(\x01\x30\x01\x12\\\n\x0eReplicateChunk\x12%.cairnfs.rpc.v1.ReplicateChunkRequest\x1a#.cairnfs.rpc.v1.ReplicateChunkReply\x12N\n\x0f\x43hunkDataStream\x12\x19.cairnfs.rpc.v1.ChunkData\x1a\x1c.cairnfs.rpc.v1.ChunkDataAck(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x63\x61irnfs/rpc/v1/chunks.proto\x12\x0e\x63\x61irnfs.rpc.v1\x1a\x1b\x63\x61irnfs/rpc/v1/common.proto\"\xf1\x01\n\tChunkData\x12\x10\n\x08transfer\x18\x01 \x01(\x04\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\x0e\n\x06\x63rc32c\x18\x04 \x01(\r\x12\x10\n\x08is_final\x18\x05 \x01(\x08\x12+\n\x06header\x18\x06 \x01(\x0b\x32\x1b.cairnfs.rpc.v1.ChunkHeader\x12(\n\x05\x65rror\x18\x07 \x01(\x0e\x32\x19.cairnfs.rpc.v1.ErrorCode\x12\x0e\n\x06\x64\x65tail\x18\x08 \x01(\t\x12+\n\x06shared\x18\t \x01(\x0b\x32\x1b.cairnfs.rpc.v1.SharedRange\"?\n\x0bSharedRange\x12\x0e\n\x06\x62uffer\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x04\x12\x0e\n\x06length\x18\x03 \x01(\r\"\x97\x01\n\x0b\x43hunkHeader\x12\x10\n\x08\x63hunk_id\x18\x01 \x01(\x0c\x12\x0e\n\x06length\x18\x02 \x01(\x04\x12\x10\n\x08replicas\x18\x03 \x03(\r\x12\x0e\n\x06ticket\x18\x04 \x01(\x0c\x12\x1b\n\x13replication_session\x18\x05 \x01(\t\x12\x17\n\x0fwanted_replicas\x18\x06 \x01(\r\x12\x0e\n\x06reader\x18\x07 \x01(\r\"\xa9\x01\n\x0c\x43hunkDataAck\x12\x10\n\x08transfer\x18\x01 \x01(\x04\x12\x16\n\x0e\x62ytes_received\x18\x02 \x01(\x04\x12\x16\n\x0eready_for_next\x18\x03 \x01(\x04\x12\x0e\n\x06stored\x18\x04 \x01(\x08\x12(\n\x05\x65rror\x18\x05 \x01(\x0e\x32\x19.cairnfs.rpc.v1.ErrorCode\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t\x12\r\n\x05nodes\x18\x07 \x03(\r\"j\n\x14RetrieveChunkRequest\x12\x10\n\x08transfer\x18\x01 \x01(\x04\x12\x10\n\x08\x63hunk_id\x18\x02 \x01(\x0c\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x0e\n\x06length\x18\x04 \x01(\x04\x12\x0e\n\x06ticket\x18\x05 \x01(\x0c\"V\n\x15ReplicateChunkRequest\x12\x13\n\x0bsource_node\x18\x01 \x01(\r\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\x14\n\x0cwindow_bytes\x18\x03 \x01(\x04\"\x96\x01\n\x13ReplicateChunkReply\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x08\x12\x1b\n\x13replication_session\x18\x02 \x01(\t\x12\x16\n\x0eready_for_next\x18\x03 \x01(\x04\x12(\n\x05\x65rror\x18\x04 \x01(\x0e\x32\x19.cairnfs.rpc.v1.ErrorCode\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\"\x94\x01\n\x0bSideRequest\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0e\n\x06ticket\x18\x02 \x01(\x0c\x12/\n\x06locate\x18\x03 \x01(\x0b\x32\x1d.cairnfs.rpc.v1.LocateRequestH\x00\x12-\n\x05share\x18\x04 \x01(\x0b\x32\x1c.cairnfs.rpc.v1.ShareRequestH\x00\x42\x04\n\x02op\"\x9d\x01\n\tSideReply\x12(\n\x05\x65rror\x18\x01 \x01(\x0e\x32\x19.cairnfs.rpc.v1.ErrorCode\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\x12+\n\x06locate\x18\x03 \x01(\x0b\x32\x1b.cairnfs.rpc.v1.LocateReply\x12)\n\x05share\x18\x04 \x01(\x0b\x32\x1a.cairnfs.rpc.v1.ShareReply\"6\n\rLocateRequest\x12\x11\n\tchunk_ids\x18\x01 \x03(\x0c\x12\x12\n\nheld_packs\x18\x02 \x03(\x04\"9\n\x0bLocateReply\x12*\n\x06places\x18\x01 \x03(\x0b\x32\x1a.cairnfs.rpc.v1.ChunkPlace\"\x1c\n\x0cShareRequest\x12\x0c\n\x04size\x18\x01 \x01(\x04\"\x1c\n\nShareReply\x12\x0e\n\x06\x62uffer\x18\x01 \x01(\t\"\xa5\x01\n\nChunkPlace\x12\x10\n\x08\x63hunk_id\x18\x01 \x01(\x0c\x12(\n\x05\x65rror\x18\x02 \x01(\x0e\x32\x19.cairnfs.rpc.v1.ErrorCode\x12\x0e\n\x06length\x18\x03 \x01(\x04\x12\x10\n\x08position\x18\x04 \x01(\x04\x12\x0c\n\x04pack\x18\x05 \x01(\x04\x12\x12\n\ndescriptor\x18\x06 \x01(\r\x12\x17\n\x0f\x62lock_checksums\x18\x07 \x03(\x07\x32\xd7\x02\n\x06\x43hunks\x12I\n\nStoreChunk\x12\x19.cairnfs.rpc.v1.ChunkData\x1a\x1c.cairnfs.rpc.v1.ChunkDataAck(\x01\x30\x01\x12T\n\rRetrieveChunk\x12$.cairnfs.rpc.v1.RetrieveChunkRequest\x1a\x19.cairnfs.rpc.v1.ChunkData(\x01\x30\x01\x12\\\n\x0eReplicateChunk\x12%.cairnfs.rpc.v1.ReplicateChunkRequest\x1a#.cairnfs.rpc.v1.ReplicateChunkReply\x12N\n\x0f\x43hunkDataStream\x12\x19.cairnfs.rpc.v1.ChunkData\x1a\x1c.cairnfs.rpc.v1.ChunkDataAck(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,23 +33,33 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cairnfs.rpc.v1.chunks_pb2',
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CHUNKDATA']._serialized_start=77
-  _globals['_CHUNKDATA']._serialized_end=273
-  _globals['_CHUNKHEADER']._serialized_start=276
-  _globals['_CHUNKHEADER']._serialized_end=411
-  _globals['_CHUNKDATAACK']._serialized_start=414
-  _globals['_CHUNKDATAACK']._serialized_end=583
-  _globals['_RETRIEVECHUNKREQUEST']._serialized_start=585
-  _globals['_RETRIEVECHUNKREQUEST']._serialized_end=691
-  _globals['_REPLICATECHUNKREQUEST']._serialized_start=693
-  _globals['_REPLICATECHUNKREQUEST']._serialized_end=779
-  _globals['_REPLICATECHUNKREPLY']._serialized_start=782
-  _globals['_REPLICATECHUNKREPLY']._serialized_end=932
-  _globals['_LOCATEREQUEST']._serialized_start=934
-  _globals['_LOCATEREQUEST']._serialized_end=1021
-  _globals['_LOCATEREPLY']._serialized_start=1023
-  _globals['_LOCATEREPLY']._serialized_end=1138
-  _globals['_CHUNKPLACE']._serialized_start=1141
-  _globals['_CHUNKPLACE']._serialized_end=1306
-  _globals['_CHUNKS']._serialized_start=1309
-  _globals['_CHUNKS']._serialized_end=1652
+  _globals['_CHUNKDATA']._serialized_end=318
+  _globals['_SHAREDRANGE']._serialized_start=320
+  _globals['_SHAREDRANGE']._serialized_end=383
+  _globals['_CHUNKHEADER']._serialized_start=386
+  _globals['_CHUNKHEADER']._serialized_end=537
+  _globals['_CHUNKDATAACK']._serialized_start=540
+  _globals['_CHUNKDATAACK']._serialized_end=709
+  _globals['_RETRIEVECHUNKREQUEST']._serialized_start=711
+  _globals['_RETRIEVECHUNKREQUEST']._serialized_end=817
+  _globals['_REPLICATECHUNKREQUEST']._serialized_start=819
+  _globals['_REPLICATECHUNKREQUEST']._serialized_end=905
+  _globals['_REPLICATECHUNKREPLY']._serialized_start=908
+  _globals['_REPLICATECHUNKREPLY']._serialized_end=1058
+  _globals['_SIDEREQUEST']._serialized_start=1061
+  _globals['_SIDEREQUEST']._serialized_end=1209
+  _globals['_SIDEREPLY']._serialized_start=1212
+  _globals['_SIDEREPLY']._serialized_end=1369
+  _globals['_LOCATEREQUEST']._serialized_start=1371
+  _globals['_LOCATEREQUEST']._serialized_end=1425
+  _globals['_LOCATEREPLY']._serialized_start=1427
+  _globals['_LOCATEREPLY']._serialized_end=1484
+  _globals['_SHAREREQUEST']._serialized_start=1486
+  _globals['_SHAREREQUEST']._serialized_end=1514
+  _globals['_SHAREREPLY']._serialized_start=1516
+  _globals['_SHAREREPLY']._serialized_end=1544
+  _globals['_CHUNKPLACE']._serialized_start=1547
+  _globals['_CHUNKPLACE']._serialized_end=1712
+  _globals['_CHUNKS']._serialized_start=1715
+  _globals['_CHUNKS']._serialized_end=2058
 # @@protoc_insertion_point(module_scope)

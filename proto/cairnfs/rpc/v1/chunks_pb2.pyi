@@ -34,6 +34,7 @@ class ChunkData(_message.Message):
     HEADER_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
+    SHARED_FIELD_NUMBER: _builtins.int
     transfer: _builtins.int
     """chosen by the sender, unique on its stream"""
     offset: _builtins.int
@@ -50,6 +51,10 @@ class ChunkData(_message.Message):
     def header(self) -> Global___ChunkHeader:
         """in the first frame of a transfer"""
 
+    @_builtins.property
+    def shared(self) -> Global___SharedRange:
+        """where the data is, if it does not travel with the frame"""
+
     def __init__(
         self,
         *,
@@ -61,14 +66,44 @@ class ChunkData(_message.Message):
         header: Global___ChunkHeader | None = ...,
         error: _common_pb2.ErrorCode.ValueType = ...,
         detail: _builtins.str = ...,
+        shared: Global___SharedRange | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "shared", b"shared"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["crc32c", b"crc32c", "data", b"data", "detail", b"detail", "error", b"error", "header", b"header", "is_final", b"is_final", "offset", b"offset", "transfer", b"transfer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["crc32c", b"crc32c", "data", b"data", "detail", b"detail", "error", b"error", "header", b"header", "is_final", b"is_final", "offset", b"offset", "shared", b"shared", "transfer", b"transfer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ChunkData: _TypeAlias = ChunkData  # noqa: Y015
+
+@_typing.final
+class SharedRange(_message.Message):
+    """Bytes in a buffer that the sender shares with a datanode of its host (SideRequest). They stay there until
+    the transfer has acknowledged them.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUFFER_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    LENGTH_FIELD_NUMBER: _builtins.int
+    buffer: _builtins.str
+    position: _builtins.int
+    length: _builtins.int
+    def __init__(
+        self,
+        *,
+        buffer: _builtins.str = ...,
+        position: _builtins.int = ...,
+        length: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buffer", b"buffer", "length", b"length", "position", b"position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SharedRange: _TypeAlias = SharedRange  # noqa: Y015
 
 @_typing.final
 class ChunkHeader(_message.Message):
@@ -80,6 +115,7 @@ class ChunkHeader(_message.Message):
     TICKET_FIELD_NUMBER: _builtins.int
     REPLICATION_SESSION_FIELD_NUMBER: _builtins.int
     WANTED_REPLICAS_FIELD_NUMBER: _builtins.int
+    READER_FIELD_NUMBER: _builtins.int
     chunk_id: _builtins.bytes
     length: _builtins.int
     ticket: _builtins.bytes
@@ -87,6 +123,8 @@ class ChunkHeader(_message.Message):
     """ChunkDataStream: from ReplicateChunkReply"""
     wanted_replicas: _builtins.int
     """succeed once so many hold it, the primary included"""
+    reader: _builtins.int
+    """the node that keeps it in memory for readers; 0: each one"""
     @_builtins.property
     def replicas(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """StoreChunk: where the primary copies it to"""
@@ -100,10 +138,11 @@ class ChunkHeader(_message.Message):
         ticket: _builtins.bytes = ...,
         replication_session: _builtins.str = ...,
         wanted_replicas: _builtins.int = ...,
+        reader: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_id", b"chunk_id", "length", b"length", "replicas", b"replicas", "replication_session", b"replication_session", "ticket", b"ticket", "wanted_replicas", b"wanted_replicas"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_id", b"chunk_id", "length", b"length", "reader", b"reader", "replicas", b"replicas", "replication_session", b"replication_session", "ticket", b"ticket", "wanted_replicas", b"wanted_replicas"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -243,7 +282,7 @@ class ReplicateChunkReply(_message.Message):
 Global___ReplicateChunkReply: _TypeAlias = ReplicateChunkReply  # noqa: Y015
 
 @_typing.final
-class LocateRequest(_message.Message):
+class SideRequest(_message.Message):
     """The side socket of a datanode, for clients of its own host: one request, one reply, one after another.
     Each message is one packet of a SOCK_SEQPACKET socket; descriptors come with it as SCM_RIGHTS.
     """
@@ -251,12 +290,70 @@ class LocateRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     VERSION_FIELD_NUMBER: _builtins.int
+    TICKET_FIELD_NUMBER: _builtins.int
+    LOCATE_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """of all that this socket carries"""
+    ticket: _builtins.bytes
+    @_builtins.property
+    def locate(self) -> Global___LocateRequest: ...
+    @_builtins.property
+    def share(self) -> Global___ShareRequest: ...
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        ticket: _builtins.bytes = ...,
+        locate: Global___LocateRequest | None = ...,
+        share: Global___ShareRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["locate", b"locate", "op", b"op", "share", b"share"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["locate", b"locate", "op", b"op", "share", b"share", "ticket", b"ticket", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_op: _TypeAlias = _typing.Literal["locate", "share"]  # noqa: Y015
+    _WhichOneofArgType_op: _TypeAlias = _typing.Literal["op", b"op"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_op) -> _WhichOneofReturnType_op | None: ...
+
+Global___SideRequest: _TypeAlias = SideRequest  # noqa: Y015
+
+@_typing.final
+class SideReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ERROR_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    LOCATE_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    error: _common_pb2.ErrorCode.ValueType
+    detail: _builtins.str
+    @_builtins.property
+    def locate(self) -> Global___LocateReply: ...
+    @_builtins.property
+    def share(self) -> Global___ShareReply: ...
+    def __init__(
+        self,
+        *,
+        error: _common_pb2.ErrorCode.ValueType = ...,
+        detail: _builtins.str = ...,
+        locate: Global___LocateReply | None = ...,
+        share: Global___ShareReply | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["locate", b"locate", "share", b"share"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "error", b"error", "locate", b"locate", "share", b"share"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SideReply: _TypeAlias = SideReply  # noqa: Y015
+
+@_typing.final
+class LocateRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
     CHUNK_IDS_FIELD_NUMBER: _builtins.int
     HELD_PACKS_FIELD_NUMBER: _builtins.int
-    TICKET_FIELD_NUMBER: _builtins.int
-    version: _builtins.int
-    """of this protocol and of what a ChunkPlace means"""
-    ticket: _builtins.bytes
     @_builtins.property
     def chunk_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
     @_builtins.property
@@ -266,14 +363,12 @@ class LocateRequest(_message.Message):
     def __init__(
         self,
         *,
-        version: _builtins.int = ...,
         chunk_ids: _abc.Iterable[_builtins.bytes] | None = ...,
         held_packs: _abc.Iterable[_builtins.int] | None = ...,
-        ticket: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_ids", b"chunk_ids", "held_packs", b"held_packs", "ticket", b"ticket", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_ids", b"chunk_ids", "held_packs", b"held_packs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -284,11 +379,6 @@ class LocateReply(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PLACES_FIELD_NUMBER: _builtins.int
-    ERROR_FIELD_NUMBER: _builtins.int
-    DETAIL_FIELD_NUMBER: _builtins.int
-    error: _common_pb2.ErrorCode.ValueType
-    """of the request as a whole"""
-    detail: _builtins.str
     @_builtins.property
     def places(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChunkPlace]:
         """of all that was asked for, and perhaps of more"""
@@ -297,16 +387,55 @@ class LocateReply(_message.Message):
         self,
         *,
         places: _abc.Iterable[Global___ChunkPlace] | None = ...,
-        error: _common_pb2.ErrorCode.ValueType = ...,
-        detail: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "error", b"error", "places", b"places"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["places", b"places"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LocateReply: _TypeAlias = LocateReply  # noqa: Y015
+
+@_typing.final
+class ShareRequest(_message.Message):
+    """Comes with the descriptor of a memfd that cannot shrink. It is known until the connection ends."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIZE_FIELD_NUMBER: _builtins.int
+    size: _builtins.int
+    def __init__(
+        self,
+        *,
+        size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShareRequest: _TypeAlias = ShareRequest  # noqa: Y015
+
+@_typing.final
+class ShareReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUFFER_FIELD_NUMBER: _builtins.int
+    buffer: _builtins.str
+    """its name in frames"""
+    def __init__(
+        self,
+        *,
+        buffer: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buffer", b"buffer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShareReply: _TypeAlias = ShareReply  # noqa: Y015
 
 @_typing.final
 class ChunkPlace(_message.Message):

@@ -17,6 +17,7 @@ import google_crc32c
 from cairnfs.base.limits import CHECKSUM_BLOCK_BYTES
 from cairnfs.datanode.store.checked import CHUNK_ID_BYTES, blocks_of, check_digest, checked_range
 from cairnfs.datanode.store.checksums import block_count, block_range
+from cairnfs.datanode.store.direct import DirectWriter
 from cairnfs.datanode.store.failures import corrupt, disk_errors, invalid
 from cairnfs.datanode.store.interface import Buffer, ChunkLocation
 
@@ -93,10 +94,10 @@ class ChunkFiles:
         name = chunk_id.hex()
         return self._chunks / name[:2] / name
 
-    def open(self, chunk_id: bytes, length: int) -> "ChunkFile":
+    def open(self, chunk_id: bytes, length: int, *, past_page_cache: bool = False) -> "ChunkFile":
         """Begin a file. Raises CairnError NO_SPACE or IO."""
         temp = self._temp / f"{chunk_id.hex()}-{next(self._numbers)}"
-        return ChunkFile(chunk_id, length, temp, self.path(chunk_id))
+        return ChunkFile(chunk_id, length, temp, self.path(chunk_id), past_page_cache=past_page_cache)
 
     def remove(self, chunk_id: bytes) -> None:
         """Delete a chunk's file; an absent one is fine."""
@@ -156,7 +157,9 @@ def parse_trailer(chunk_id: bytes, chunk_length: int, trailer: bytes) -> tuple[i
 class ChunkFile:
     """A chunk file being written."""
 
-    def __init__(self, chunk_id: bytes, length: int, temp: Path, final: Path) -> None:
+    def __init__(
+        self, chunk_id: bytes, length: int, temp: Path, final: Path, *, past_page_cache: bool
+    ) -> None:
         self._chunk_id = chunk_id
         self._length = length
         self._temp = temp
@@ -165,13 +168,15 @@ class ChunkFile:
         self._digest = hashlib.sha256()
         with disk_errors("create a chunk file"):
             self._fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._direct = DirectWriter.open(temp) if past_page_cache else None
 
     def append(self, data: Buffer) -> None:
         """Write and hash the next bytes. Raises CairnError NO_SPACE, IO, INVALID."""
         if self._written + len(data) > self._length:
             raise invalid(f"more bytes than the announced {self._length}")
         with disk_errors("write a chunk file"):
-            write_all(self._fd, data, self._written)
+            direct = 0 if self._direct is None else self._direct.write(data, self._written)
+            write_all(self._fd, memoryview(data)[direct:], self._written + direct)
         self._digest.update(data)
         self._written += len(data)
 
@@ -204,3 +209,6 @@ class ChunkFile:
     def _close(self) -> None:
         os.close(self._fd)
         self._fd = -1
+        if self._direct is not None:
+            self._direct.close()
+            self._direct = None

@@ -92,8 +92,11 @@ class ChunkStore(Protocol):
         """Count a request to store a chunk. True: it is here, and safe from deletions decided before."""
         ...
 
-    def open(self, chunk_id: bytes, length: int) -> ChunkWriter:
-        """Begin to write a chunk of over PACK_CHUNK_MAX_BYTES. Raises NO_SPACE, INVALID."""
+    def open(self, chunk_id: bytes, length: int, *, keep_in_memory: bool = True) -> ChunkWriter:
+        """Begin to write a chunk of over PACK_CHUNK_MAX_BYTES. Raises NO_SPACE, INVALID.
+
+        `keep_in_memory`: it is likely to be read from here.
+        """
         ...
 
     def store_batch(self, chunks: Sequence[SmallChunk]) -> list[Exception | None]:

@@ -70,12 +70,13 @@ class LocalChunkStore:
             self._requests.note(chunk_id)
             return chunk_id in self._index and chunk_id not in self._bad
 
-    def open(self, chunk_id: bytes, length: int) -> "LocalChunkWriter":
+    def open(self, chunk_id: bytes, length: int, *, keep_in_memory: bool = True) -> "LocalChunkWriter":
         """See ChunkStore."""
         check_large(chunk_id, length)
         self._space.take(length, self._used_bytes)
         try:
-            return LocalChunkWriter(self, self._files.open(chunk_id, length), chunk_id, length)
+            file = self._files.open(chunk_id, length, past_page_cache=not keep_in_memory)
+            return LocalChunkWriter(self, file, chunk_id, length)
         except CairnError:
             self._space.give_back(length)
             raise

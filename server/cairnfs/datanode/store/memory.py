@@ -52,7 +52,7 @@ class MemoryChunkStore:
             self._requests.note(chunk_id)
             return chunk_id in self._chunks and chunk_id not in self._bad
 
-    def open(self, chunk_id: bytes, length: int) -> "MemoryChunkWriter":
+    def open(self, chunk_id: bytes, length: int, *, keep_in_memory: bool = True) -> "MemoryChunkWriter":
         """See ChunkStore."""
         check_large(chunk_id, length)
         self._admit(length)
