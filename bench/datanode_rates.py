@@ -1,119 +1,58 @@
-"""Measures StoreChunk and RetrieveChunk of one datanode: GB per CPU second at each end, and per second.
+"""Measures chunks on their way between a client and datanodes: how many per second, and CPU time at each end.
 
-Run it as `python -m bench.datanode_rates [--mib 512] [--chunk-kib 4096]`. The datanode is a process of its
-own, with its data under the current directory, and the client does no more than speak the protocol.
+Run it as `python -m bench.datanode_rates [--mib 512] [--datanodes 3] [--replicas 2]`. A coordinator and
+datanodes are processes of their own, with data in a scratch directory; the client is in this process, without
+FUSE and without caches. Bytes go once through gRPC, and once by shared memory and descriptors of files;
+files; between datanodes they always go by shared memory.
 """
 
 import argparse
-import asyncio
-import hashlib
-import json
+import contextlib
 import os
+import random
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
-import grpc.aio
-import uvloop
+import trio
 
 from cairnfs.base import limits
-from cairnfs.base.checksums import crc32c
-from cairnfs.bulk.codec import ChunkFrame, decode_chunk_data, encode_chunk_data
-from cairnfs.rpc.v1 import chunks_pb2
+from cairnfs.base.errors import CairnError
+from cairnfs.base.ids import host_id
+from cairnfs.base.logs import configure_logging
+from cairnfs.client.chunks import ChunkClient
+from cairnfs.client.grpc_transport import GrpcChunkTransport, GrpcMetadataTransport
+from cairnfs.client.interface import Holdings
+from cairnfs.client.session import Session
+from cairnfs.client.session_core import Identity
+from cairnfs.client.side_socket import dial
+from cairnfs.local.processes import Process, start
+from cairnfs.rpc.v1 import common_pb2, metadata_pb2 as pb
 
-_SERVER = """
-import json, sys
-from pathlib import Path
-from cairnfs.base.settings import DatanodeSettings
-from cairnfs.datanode.main import run
-data, ready_fd = sys.argv[1], int(sys.argv[2])
-sys.exit(run(DatanodeSettings(data=Path(data), ready_fd=ready_fd, coordinators="127.0.0.1:9",
-    reserve_bytes=0, scrub_bytes_per_s=0, log_level="error")))
-"""
-_OPTIONS = (
-    ("grpc.max_receive_message_length", limits.GRPC_MESSAGE_MAX_BYTES),
-    ("grpc.max_send_message_length", limits.GRPC_MESSAGE_MAX_BYTES),
-)
-
-
-def _joined(data: Path) -> None:
-    """Make the directory of a datanode that has a number already, so that it serves without a coordinator."""
-    identity = {"format": 1, "uuid": f"bench{os.getpid()}", "cluster_id": "bench", "node": 1}
-    (data / "identity.json").write_text(json.dumps(identity))
+PATIENCE_S = 60.0
+SMALL_BYTES = 4_096
+STORES_AT_ONCE = 8
+SMALL_AT_ONCE = 64
+READS_AT_ONCE = 4
 
 
-def _frames(transfer: int, data: bytes) -> list[bytes]:
-    header = chunks_pb2.ChunkHeader(chunk_id=hashlib.sha256(data).digest(), length=len(data))
-    messages: list[bytes] = []
-    for offset in range(0, len(data), limits.FRAME_MAX_BYTES):
-        part = data[offset : offset + limits.FRAME_MAX_BYTES]
-        final = offset + len(part) == len(data)
-        frame = ChunkFrame(transfer, offset, part, crc32c(part), final, None if offset else header)
-        messages.append(encode_chunk_data(frame))
-    return messages
+@dataclass(slots=True)
+class Servers:
+    """The processes of a small cluster, by what they are."""
 
+    address: str
+    processes: dict[str, Process]
 
-async def _store(channel: grpc.aio.Channel, chunks: list[bytes]) -> None:
-    call: grpc.aio.StreamStreamCall[bytes, bytes] = channel.stream_stream(
-        "/cairnfs.rpc.v1.Chunks/StoreChunk"
-    )()
-    stored = 0
-    room = asyncio.Semaphore(64)
-
-    async def answers() -> None:
-        nonlocal stored
-        while stored < len(chunks):
-            ack = chunks_pb2.ChunkDataAck.FromString(await call.read())  # type: ignore[arg-type]
-            if ack.error:
-                raise RuntimeError(ack.detail)
-            if ack.stored:
-                stored += 1
-                room.release()
-
-    reading = asyncio.create_task(answers())
-    for number, data in enumerate(chunks):
-        await room.acquire()
-        for message in _frames(number, data):
-            await call.write(message)
-    await call.done_writing()
-    await reading
-
-
-async def _retrieve(channel: grpc.aio.Channel, chunks: list[bytes]) -> None:
-    call: Any = channel.stream_stream(
-        "/cairnfs.rpc.v1.Chunks/RetrieveChunk",
-        request_serializer=chunks_pb2.RetrieveChunkRequest.SerializeToString,
-    )()
-    names = [hashlib.sha256(data).digest() for data in chunks]
-
-    async def ask() -> None:
-        for number, chunk_id in enumerate(names):
-            await call.write(chunks_pb2.RetrieveChunkRequest(transfer=number, chunk_id=chunk_id))
-        await call.done_writing()
-
-    asking = asyncio.create_task(ask())
-    while isinstance(message := await call.read(), bytes):
-        frame = decode_chunk_data(message)
-        if frame.error or crc32c(frame.data) != frame.crc32c:
-            raise RuntimeError(frame.detail or "wrong checksum")
-    await asking
-
-
-async def _measure(label: str, pid: int, total_bytes: int, work: Awaitable[None]) -> None:
-    server, client, started = _cpu_s(pid), _own_cpu_s(), time.monotonic()
-    await work
-    seconds = time.monotonic() - started
-    gb = total_bytes / 1e9
-    print(
-        f"{label:28} {gb / seconds:6.2f} GB/s   "
-        f"{gb / (_cpu_s(pid) - server):6.2f} GB per CPU second at the datanode   "
-        f"{gb / (_own_cpu_s() - client):6.2f} at the client"
-    )
+    def cpu_s(self, kind: str) -> float:
+        """CPU time that all processes of one kind have used."""
+        return sum(_cpu_s(process.pid) for name, process in self.processes.items() if name.startswith(kind))
 
 
 def _cpu_s(pid: int) -> float:
@@ -126,33 +65,187 @@ def _own_cpu_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
-async def _run(targets: list[tuple[str, str]], pid: int, size_bytes: int, chunk_bytes: int) -> None:
-    for name, target in targets:
-        chunks = [os.urandom(chunk_bytes) for _ in range(size_bytes // chunk_bytes)]
-        async with grpc.aio.insecure_channel(target, options=_OPTIONS) as channel:
-            await _measure(f"StoreChunk, {name}", pid, size_bytes, _store(channel, chunks))
-            await _measure(f"RetrieveChunk, {name}", pid, size_bytes, _retrieve(channel, chunks))
+@contextlib.contextmanager
+def servers(directory: Path, datanodes: int, replicas: int) -> Iterator[Servers]:
+    """A coordinator and datanodes; at the end they are stopped."""
+    children: list[subprocess.Popen[bytes]] = []
+    cluster = Servers("", {})
+
+    def run(name: str, *arguments: str) -> None:
+        flags = ["--data", str(directory / name), "--listen", "127.0.0.1:0"]
+        command = [sys.executable, "-m", "cairnfs.cli", *arguments, *flags]
+        starting = start(command, directory / f"{name}.pid", directory / f"{name}.log")
+        children.append(starting.child)
+        address = starting.wait(PATIENCE_S) or ""
+        cluster.processes[name] = starting.process
+        cluster.address = cluster.address or address
+
+    try:
+        run("coordinator", "coordinator", "--replicas", str(replicas))
+        for number in range(datanodes):
+            run(
+                f"datanode-{number}",
+                "datanode",
+                "--coordinators",
+                cluster.address,
+                "--scrub-bytes-per-s",
+                "0",
+            )
+        yield cluster
+    finally:
+        for child in children:
+            child.terminate()
+        for child in children:
+            child.wait(PATIENCE_S)
+
+
+class _Listener:
+    """Takes no interest in the session's events."""
+
+    def on_reply(self, request: pb.Request, reply: pb.Reply) -> None: ...
+
+    def on_recall(self, recall: pb.Recall) -> None: ...
+
+    def on_welcome(self, welcome: pb.Welcome) -> None: ...
+
+    def on_doubt(self) -> None: ...
+
+    def on_trust(self) -> None: ...
+
+    def on_notice(self, notice: pb.Notice) -> None: ...
+
+    def holdings(self) -> Holdings:
+        """Nothing."""
+        return Holdings()
+
+
+async def _dial_nobody(_unix_socket: str, /) -> NoReturn:
+    raise CairnError(common_pb2.ERROR_CODE_UNAVAILABLE, "to measure RetrieveChunk")
+
+
+@contextlib.asynccontextmanager
+async def client(address: str, *, direct: bool = False) -> AsyncIterator[ChunkClient]:
+    """A chunk client of its own session."""
+    host = host_id()
+    async with trio.open_nursery() as nursery, contextlib.AsyncExitStack() as stack:
+        identity = Identity(host_id=host, description="bench")
+        session = await stack.enter_async_context(
+            Session.open(GrpcMetadataTransport(nursery), [address], identity, _Listener())
+        )
+        dialer = dial if direct else _dial_nobody
+        yield await stack.enter_async_context(
+            ChunkClient.open(session, GrpcChunkTransport(nursery, host), host, dialer=dialer)
+        )
+
+
+async def _measure(
+    label: str, cluster: Servers, size_bytes: int, operations: int, work: Callable[[], Awaitable[None]]
+) -> None:
+    before = [_own_cpu_s(), cluster.cpu_s("datanode"), cluster.cpu_s("coordinator")]
+    started = time.monotonic()
+    await work()
+    seconds = time.monotonic() - started
+    after = [_own_cpu_s(), cluster.cpu_s("datanode"), cluster.cpu_s("coordinator")]
+    used = [late - early for early, late in zip(before, after, strict=True)]
+    parts = zip(("client", "datanodes", "coordinator"), used, strict=True)
+    costs = "   ".join(
+        f"{part} {cpu_s * limits.GIB / size_bytes:6.2f} s/GiB {cpu_s * 1e6 / operations:6.0f} us each"
+        for part, cpu_s in parts
+    )
+    rate = f"{size_bytes / limits.MIB / seconds:6.0f} MiB/s {operations / seconds:6.0f} /s"
+    print(f"{label:34} {rate}   CPU: {costs}", flush=True)
+
+
+Stored = list[pb.StoredChunk]
+
+
+async def _store(chunks: ChunkClient, data: list[bytes], at_once: int, stored: Stored) -> None:
+    """Store all, `at_once` per call and two calls under way, as a flusher does."""
+    room = trio.CapacityLimiter(2)
+
+    async def part(start: int) -> None:
+        async with room:
+            stored.extend(await chunks.store(data[start : start + at_once]))
+
+    async with trio.open_nursery() as nursery:
+        for first in range(0, len(data), at_once):
+            nursery.start_soon(part, first)
+
+
+async def _read_all(chunks: ChunkClient, stored: Stored, at_once: int) -> None:
+    room = trio.CapacityLimiter(at_once)
+
+    async def one(chunk: pb.StoredChunk) -> None:
+        async with room:
+            await chunks.retrieve(chunk.chunk_id, chunk.length, chunk.nodes, 0, chunk.length)
+
+    async with trio.open_nursery() as nursery:
+        for each in stored:
+            nursery.start_soon(one, each)
+
+
+async def _read_parts(chunks: ChunkClient, stored: Stored, count: int) -> None:
+    """Random 4 KiB, one after another."""
+    for _ in range(count):
+        chunk = random.choice(stored)
+        offset = random.randrange(chunk.length // SMALL_BYTES) * SMALL_BYTES
+        await chunks.retrieve(chunk.chunk_id, chunk.length, chunk.nodes, offset, SMALL_BYTES)
+
+
+async def _measure_stores(
+    cluster: Servers, size_bytes: int, small: int, *, direct: bool
+) -> tuple[Stored, Stored]:
+    way = "shared memory" if direct else "gRPC"
+    large: Stored = []
+    tiny: Stored = []
+    async with client(cluster.address, direct=direct) as chunks:
+        data = [os.urandom(limits.CHUNK_MAX_BYTES) for _ in range(size_bytes // limits.CHUNK_MAX_BYTES)]
+        work = partial(_store, chunks, data, STORES_AT_ONCE, large)
+        await _measure(f"store 4 MiB chunks, {way}", cluster, size_bytes, len(data), work)
+        pieces = [os.urandom(SMALL_BYTES) for _ in range(small)]
+        work = partial(_store, chunks, pieces, SMALL_AT_ONCE, tiny)
+        await _measure(f"store 4 KiB chunks, {way}", cluster, small * SMALL_BYTES, small, work)
+    return large, tiny
+
+
+async def _measure_reads(cluster: Servers, large: Stored, tiny: Stored, *, direct: bool) -> None:
+    way = "descriptor" if direct else "gRPC"
+    parts = 20_000 if direct else 2_000
+    size_bytes = sum(chunk.length for chunk in large)
+    small_bytes = sum(chunk.length for chunk in tiny)
+    async with client(cluster.address, direct=direct) as chunks:
+        await _read_all(chunks, large[:1], 1)
+        work = partial(_read_all, chunks, large, READS_AT_ONCE)
+        await _measure(f"read 4 MiB chunks, {way}", cluster, size_bytes, len(large), work)
+        work = partial(_read_parts, chunks, large, parts)
+        await _measure(f"random 4 KiB, {way}", cluster, parts * SMALL_BYTES, parts, work)
+        work = partial(_read_all, chunks, tiny, 1)
+        await _measure(f"4 KiB chunks one by one, {way}", cluster, small_bytes, len(tiny), work)
+
+
+async def _run(cluster: Servers, size_bytes: int, small: int, rounds: int) -> None:
+    for _ in range(rounds):
+        for direct in (False, True):
+            large, tiny = await _measure_stores(cluster, size_bytes, small, direct=direct)
+            await _measure_reads(cluster, large, tiny, direct=direct)
 
 
 def main() -> None:
-    """Start a datanode, measure over TCP and over its Unix socket, and stop it."""
+    """Start a cluster, measure, and stop it."""
+    configure_logging("bench", "warning", "text")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mib", type=int, default=512, help="bytes to move, MiB")
-    parser.add_argument("--chunk-kib", type=int, default=4096, help="size of a chunk, KiB")
+    parser.add_argument("--small", type=int, default=4_000, help="number of 4 KiB chunks")
+    parser.add_argument("--rounds", type=int, default=1, help="how often to measure all of it")
+    parser.add_argument("--datanodes", type=int, default=3)
+    parser.add_argument("--replicas", type=int, default=2)
+    parser.add_argument("--scratch", type=Path, help="where to keep the data meanwhile (/var/tmp)")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=".") as directory:
-        _joined(Path(directory))
-        ready, ready_fd = os.pipe()
-        command = [sys.executable, "-c", _SERVER, directory, str(ready_fd)]
-        with subprocess.Popen(command, pass_fds=[ready_fd]) as server:
-            os.close(ready_fd)
-            with os.fdopen(ready) as answer:
-                address = json.loads(answer.readline())["address"]
-            targets = [("TCP", address), ("Unix socket", f"unix-abstract:cairnfs-bench{os.getpid()}")]
-            try:
-                uvloop.run(_run(targets, server.pid, given.mib << 20, given.chunk_kib << 10))
-            finally:
-                server.terminate()
+    with (
+        tempfile.TemporaryDirectory(prefix="cairnfs-bench-", dir=given.scratch or "/var/tmp") as directory,
+        servers(Path(directory), given.datanodes, given.replicas) as cluster,
+    ):
+        trio.run(_run, cluster, given.mib << 20, given.small, given.rounds)
 
 
 if __name__ == "__main__":
