@@ -237,7 +237,12 @@ class Events:
     def _learn_located(self, inode: Inode, entry: pb.DirEntry) -> None:
         """Where a small file's bytes are, if that is new and of the version that the attributes are of."""
         same = inode.attr is not None and inode.attr.change == entry.attr.change
-        if same and inode.lease == READ_LEASE and not inode.unsaved and not inode.extents.knows(0, 1):
+        if (
+            same
+            and entry.lease == inode.lease == READ_LEASE
+            and not inode.unsaved
+            and not inode.extents.knows(0, 1)
+        ):
             inode.extents.learn(0, BLOCK_BYTES, map(from_slice, entry.slices))
 
     def _readlink(self, op: pb.ReadLink, reply: pb.Reply) -> None:

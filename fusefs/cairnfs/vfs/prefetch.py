@@ -151,7 +151,7 @@ class Prefetcher:
                 reply = await self._page(directory, walk, wanted)
                 walk.fetched([entry.attr.ino for entry in reply.entries], more=wanted is not page)
                 self._start_contents(directory, walk, self._state.clock.monotonic())
-                wanted = walk.next_page()
+                wanted = walk.next_page() if reply.entries else None
         except CairnError as error:
             log.debug("looking up ahead failed", ino=directory.ino, error=str(error))
         finally:
@@ -262,12 +262,14 @@ class Prefetcher:
         """Ask where the bytes of files are, of many files with each request."""
         unknown = [entry.name for entry in files if not self._is_located(entry)]
         names = [entry.name for entry in walk.listing]
+        behind = b""
         while unknown:
             first, last = bisect_left(names, unknown[0]), bisect_left(names, unknown[-1])
-            after = names[first - 1] if first else walk.after
+            # Others may have put names in between: every page goes on behind the one before.
+            after = max(behind, names[first - 1] if first else walk.after)
             limit = min(max(last + 1 - first, 1), limits.READDIR_LIMIT_MAX)
             reply = await self._page(directory, walk, Page(after, limit))
-            if not reply.entries:
+            if reply.end or not reply.entries:
                 return
             behind = reply.entries[-1].name
             unknown = [name for name in unknown if name > behind]

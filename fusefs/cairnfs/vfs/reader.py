@@ -180,6 +180,8 @@ class Reader:
         """What is known of a range after asking for what is not, and for a good deal behind it."""
         if (known := self._known(inode, start, end)) is not None:
             return known[0]
+        if not self._state.leased(inode):
+            return []  # somebody else wants the file: only a program may ask for it again
         if not await self._located(inode, start, end):
             await self._locate(inode, start, limits.EXTENT_BLOCKS_AHEAD * limits.BLOCK_BYTES, direct=False)
         known = self._known(inode, start, end)
