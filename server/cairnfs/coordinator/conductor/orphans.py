@@ -102,7 +102,7 @@ class Orphans:
     def _step(self, reaping: Reaping) -> None:
         ino, now_ns = reaping.ino, self._context.clock.wall_ns()
         locks = (keys.inode(ino), keys.orphan(ino))
-        operation = Operation(lambda txn: reap_step(txn, ino, now_ns), locks)
+        operation = Operation(lambda txn: reap_step(txn, ino, now_ns), locks, prefetch=locks[:1])
         self._context.commit(operation, lambda outcome: self._stepped(reaping, outcome))
 
     def _stepped(self, reaping: Reaping, outcome: Outcome) -> None:

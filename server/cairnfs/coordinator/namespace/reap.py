@@ -1,11 +1,13 @@
 """Reaping: what an inode without a name holds is given back, in steps, when nobody has it open any more."""
 
+import stat
 from typing import Final
 
 from cairnfs.base.limits import STEP_KEYS_MAX
 from cairnfs.coordinator import keys
 from cairnfs.coordinator.namespace import tree, usage
 from cairnfs.coordinator.namespace.truncate import truncate_step
+from cairnfs.coordinator.records import Inode
 from cairnfs.engine.interface import ReadTransaction, Transaction
 
 _XATTRS_PER_STEP: Final = STEP_KEYS_MAX - 10
@@ -28,14 +30,21 @@ def reap_step(txn: Transaction, ino: int, now_ns: int) -> bool:
         return True
     if inode.allocated_bytes > 0 and (not truncate_step(txn, ino, 0, now_ns) or inode.xattrs > 0):
         return False
-    xattrs = [key for key, _ in txn.scan(*keys.xattr_range(ino), limit=_XATTRS_PER_STEP + 1)]
-    for key in xattrs[:_XATTRS_PER_STEP]:
-        txn.delete(key)
-    if len(xattrs) > _XATTRS_PER_STEP:
-        tree.save(txn, ino, inode._replace(xattrs=inode.xattrs - _XATTRS_PER_STEP))
+    if inode.xattrs > 0 and not _remove_xattrs(txn, ino, inode):
         return False
-    txn.delete(keys.symlink(ino))
+    if stat.S_ISLNK(inode.mode):
+        txn.delete(keys.symlink(ino))
     txn.delete(keys.inode(ino))
     txn.delete(keys.orphan(ino))
     usage.change(txn, inodes=-1)
     return True
+
+
+def _remove_xattrs(txn: Transaction, ino: int, inode: Inode) -> bool:
+    xattrs = [key for key, _ in txn.scan(*keys.xattr_range(ino), limit=_XATTRS_PER_STEP + 1)]
+    for key in xattrs[:_XATTRS_PER_STEP]:
+        txn.delete(key)
+    if len(xattrs) <= _XATTRS_PER_STEP:
+        return True
+    tree.save(txn, ino, inode._replace(xattrs=inode.xattrs - _XATTRS_PER_STEP))
+    return False
