@@ -47,13 +47,20 @@ class SimKernel:
         self.doubtful = False  # every entry must be looked up, as after ESTALE
         self.requests = 0
         self.crashed = False  # the process is gone without a goodbye
+        self.forgets_at_once = False  # entries go without the directory's lock: no known window
 
     # ------------------------------------------------------------------ KernelNotifier
 
     async def invalidate_entries(self, parent: int, names: Sequence[bytes]) -> None:
+        if self.forgets_at_once:
+            self._forget_entries(parent, names)
+            return
         async with self.directory_locks[parent]:
-            for name in names:
-                self.dentries.pop((parent, name), None)
+            self._forget_entries(parent, names)
+
+    def _forget_entries(self, parent: int, names: Sequence[bytes]) -> None:
+        for name in names:
+            self.dentries.pop((parent, name), None)
 
     async def invalidate_inode(self, ino: int, *, data: bool) -> None:
         self.attrs.pop(ino, None)

@@ -14,14 +14,16 @@ from tests.torture.operations import Op, Result
 from tests.torture.simulated import SimProcess
 from tests.torture.trial import Mismatch, Trial
 
-RUN_MAX_S = 10_000_000.0
+MESSAGES_MAX = 2_000  # from all mounts, from one call to the next
+THOUGHT, THOUGHTS_S = 0.3, (0.001, 0.01, 0.05)  # how often, and how long, a process does something else
 
 
 class SimWorld:
     """Simulated mounts of one rig."""
 
-    def __init__(self, rig: Rig, nursery: trio.Nursery) -> None:
+    def __init__(self, rig: Rig, nursery: trio.Nursery, rng: random.Random) -> None:
         self.rig = rig
+        self._rng = rng
         self.processes: list[SimProcess] = []
         self.errors: list[str] = []
         self._nursery = nursery
@@ -29,6 +31,9 @@ class SimWorld:
     async def run(self, op: Op) -> Result:
         """Carry out one call, or let something happen."""
         process = self.processes[op.actor % len(self.processes)]
+        self.rig.messages_left = MESSAGES_MAX
+        if self._rng.random() < THOUGHT:
+            await trio.sleep(self._rng.choice(THOUGHTS_S))
         match op.call:
             case "wait":
                 await trio.sleep(*op.args)
@@ -55,18 +60,23 @@ class SimWorld:
 
 
 @asynccontextmanager
-async def sim_world(mounts: int, seed: int, slow: bool) -> AsyncIterator[SimWorld]:
-    """A rig with mounts; `slow`: messages take random times. At the end all is sent and sound."""
+async def sim_world(mounts: int, seed: int, slow: bool, window: bool) -> AsyncIterator[SimWorld]:
+    """A rig with mounts; at the end everything is sent and sound.
+
+    `slow`: messages take random times. `window`: names are forgotten late while a call changes their
+    directory, as sessions-and-leases.md tells.
+    """
     rng = random.Random(seed)
     delay = (lambda: rng.choice((0.0, 0.001, 0.003, 0.01))) if slow else None
     async with trio.open_nursery() as nursery:
-        world = SimWorld(Rig(nursery, delay), nursery)
+        world = SimWorld(Rig(nursery, delay), nursery, rng)
         before = structlog.get_config()["processors"]
         structlog.configure(processors=[world.note])
         try:
             async with AsyncExitStack() as stack:
                 for number in range(mounts):
                     kernel = await stack.enter_async_context(world.rig.mount())
+                    kernel.forgets_at_once = not window
                     world.processes.append(SimProcess(kernel, number))
                 yield world
             faults = [*world.rig.faults(), *world.errors]
@@ -78,15 +88,15 @@ async def sim_world(mounts: int, seed: int, slow: bool) -> AsyncIterator[SimWorl
 
 
 def simulate(
-    work: Callable[[Trial], Awaitable[None]], *, mounts: int, seed: int, slow: bool, times: bool = True
+    work: Callable[[Trial], Awaitable[None]], *, mounts: int, seed: int, slow: bool, window: bool = True
 ) -> tuple[Trial, Mismatch | None]:
     """Run `work` on a fresh simulation: the trial, and what went wrong. Same arguments, same run."""
     trial: Trial | None = None
 
     async def main() -> None:
         nonlocal trial
-        async with sim_world(mounts, seed, slow) as world:
-            trial = Trial(world, mounts, times=times)
+        async with sim_world(mounts, seed, slow, window) as world:
+            trial = Trial(world, mounts)
             await work(trial)
 
     random.seed(seed)

@@ -200,7 +200,7 @@ async def run_program(trial: Trial, program: Program) -> None:
         await trial.round(ops)
 
 
-async def run_sequential(trial: Trial, workload: Workload, calls: int, look_every: int = 50) -> None:
+async def run_sequential(trial: Trial, workload: Workload, calls: int, look_every: int = 200) -> None:
     """One call at a time; now and then everything is looked at."""
     last = 0
     while trial.calls < calls:

@@ -58,7 +58,17 @@ DATA = {
     "lockf": 1,
 }
 MIXED = {name: 2 for table in (LOOK, BUILD, TEAR, DATA) for name in table}
-STYLES = (LOOK, LOOK, BUILD, BUILD, TEAR, DATA, MIXED)
+LONG, SHORT = 1.0, 0.1  # parts of the longest phase
+STYLES = (
+    (LOOK, SHORT),
+    (LOOK, SHORT),
+    (BUILD, LONG),
+    (BUILD, LONG),
+    (TEAR, LONG),
+    (DATA, SHORT),
+    (MIXED, LONG),
+)
+WAITS_S = (0.1, 0.3, 0.7, 2.0, 6.0, 35.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +76,8 @@ class Shape:
     """Where the work is done, and what happens besides, each with its probability per operation."""
 
     directories: tuple[str, ...] = ("", "/p", "/q", "/p/r")
-    names: tuple[str, ...] = ("a", "b", "c", "d")
-    phase_max: int = 40
+    names: tuple[str, ...] = ("a", "b", "c", "d", "e", "f")
+    phase_max: int = 120
     file_max_bytes: int = 9000
     besides: dict[str, float] = field(default_factory=dict[str, float])
 
@@ -94,22 +104,26 @@ class Workload:
             if rng.random() < probability:
                 return self._happening(name)
         if not self._left:
-            self._left = rng.choice([1, 2, 4, 10, self.shape.phase_max])
+            self._style, part = rng.choice(STYLES)
+            self._left = rng.randint(
+                1, max(1, int(rng.choice([0.1, 0.3, 1.0]) * part * self.shape.phase_max))
+            )
             self._actor = rng.randrange(self.actors)
             if rng.random() < 0.4:
                 self._focus = rng.choice(self.shape.directories)
-            self._style = rng.choice(STYLES)
         self._left -= 1
         if actor is None:
-            actor = self._actor if rng.random() < 0.95 else rng.randrange(self.actors)
+            actor = self._actor if rng.random() < 0.98 else rng.randrange(self.actors)
         call = rng.choices(list(self._style), list(self._style.values()))[0]
         call, args = getattr(self, f"_{call}", self._plain)(model, actor, call)
         return Op(self.number, actor, call, args)
 
     def _happening(self, name: str) -> Op:
         args: tuple[Any, ...] = ()
-        if name in ("wait", "partition"):
-            args = (round(self.rng.choice([0.1, 0.7, 2.0, 6.0]), 1),)
+        if name == "wait":
+            args = (self.rng.choice(WAITS_S),)
+        elif name == "partition":
+            args = (self.rng.choice(WAITS_S[:-1]),)
         return Op(self.number, self.rng.randrange(self.actors), name, args)
 
     # ------------------------------------------------------------------ choosing

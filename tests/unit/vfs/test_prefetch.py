@@ -12,6 +12,7 @@ from cairnfs.base.errors import CairnError
 from cairnfs.base.limits import KIB
 from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
 from cairnfs.vfs.state import MountPolicy
+from cairnfs.vfs.walks import Page
 from tests.doubles.rig import MemoryChunks, Rig, SimKernel
 
 pytestmark = pytest.mark.usefixtures("autojump_clock")
@@ -183,3 +184,16 @@ async def test_a_failure_ahead_is_not_the_readers() -> None:
         rig.counted.broken = False
         for path, content in tree.items():
             assert await kernel.read(path) == content
+
+
+async def test_names_that_others_put_before_a_file_do_not_make_us_ask_for_ever() -> None:
+    async with cold_mount({"/d/b": b"b", "/d/d": b"d", "/d/e": b"e"}) as (kernel, rig), rig.mount() as other:
+        directory = kernel.fs.state.inodes.get(await kernel.resolve("/d"))
+        prefetcher = kernel.fs.prefetcher
+        walk = prefetcher._walk(directory.ino)
+        await prefetcher._page(directory, walk, Page(b"", 100))
+        files = [entry for entry in walk.listing if entry.name == b"d"]
+        await other.write("/d/c", 0, b"c")
+        await other.write("/d/d", 0, b"new")
+        rig.messages_left = 50
+        await prefetcher._locate(directory, walk, files)
