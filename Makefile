@@ -5,6 +5,8 @@ DATANODES ?=
 REPLICAS ?=
 PREFIX ?= /usr/local
 TESTS ?= tests
+PEERS ?=
+BENCH_OPTIONS ?=
 
 BIN := .venv/bin
 UP_OPTIONS := $(if $(DATANODES),--datanodes $(DATANODES)) $(if $(REPLICAS),--replicas $(REPLICAS))
@@ -17,7 +19,8 @@ help:
 	@echo 'make down     unmount and stop it; the data stays'
 	@echo 'make test     install what is missing and run all tests (TESTS=tests/unit for some)'
 	@echo 'make lint     only the style and type checks'
-	@echo 'make bench    measure a mount beside a local directory'
+	@echo 'make bench    measure a mount beside a local directory and other file systems'
+	@echo '              (PEERS="moosefs glusterfs juicefs seaweedfs sshfs"; BENCH_OPTIONS=--help tells more)'
 	@echo 'make install  install cairnfs and mount.cairnfs for all users (as root, PREFIX=/usr/local)'
 	@echo 'make clean    remove what was built; the data stays'
 
@@ -37,7 +40,7 @@ lint: setup-dev
 	$(BIN)/mypy
 
 bench: setup
-	$(BIN)/python bench/run.py $(BENCH_OPTIONS)
+	$(BIN)/python bench/run.py --peers '$(PEERS)' $(BENCH_OPTIONS)
 
 setup:
 	@scripts/setup.sh

@@ -1,30 +1,42 @@
-"""Measure a CairnFS mount beside a local directory (`make bench`; --help shows the options).
+"""Measure CairnFS beside a local directory and other file systems on this machine, the same work for all.
 
-Without --mount a cluster is made in a scratch directory (one coordinator, three datanodes, two replicas)
-and removed at the end. Each round runs every workload on both targets, one right after the other and in
-alternating order, so that a noisy machine disturbs both alike.
+    make bench                                        CairnFS and a local directory
+    make bench PEERS="moosefs glusterfs juicefs"      beside these, which are installed when missing
+    make bench BENCH_OPTIONS="--quick --only names"   part of it, and less of everything
+
+Every system gets servers and data of its own in a scratch directory, set up as its manual does and with two
+copies of the data where it replicates. All of them run at once, but only one works at a time: each group of
+steps goes round all systems before the next, and every round begins with another one, so that a noisy
+machine disturbs all alike. For the steps called cold the client is unmounted and mounted again; servers keep
+their caches.
 """
 
 import argparse
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench import report
-from bench.meter import Meter
-from bench.workloads import MIB, WORKLOADS, Scale, make_archive
+from bench import report, sandbox
+from bench.meter import Done, Measurement, measure, run_apart, settle
+from bench.peers import SYSTEMS
+from bench.peers.install import InstallError, install
+from bench.peers.system import StartError, System
+from bench.workloads import GROUPS, MIB, Scale, Step, make_archive, remove
 
-TITLE = "A CairnFS mount beside a local directory"
 RESULTS = Path(__file__).resolve().parent / "results"
+PROGRAMS = Path(__file__).resolve().parents[1] / ".venv" / "peers"
+ALWAYS = ("local", "cairnfs")
+QUICK = 16
+STEP_TIMEOUT_S = 180.0
 
 
 def arguments() -> argparse.Namespace:
@@ -32,80 +44,144 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=3, help="how often each workload runs (3)")
-    parser.add_argument("--only", action="append", choices=WORKLOADS, help="this workload (repeatable)")
-    parser.add_argument("--quick", action="store_true", help="a sixteenth of everything, to try it")
-    parser.add_argument("--mount", type=Path, help="measure this mount, not a cluster made here")
-    parser.add_argument("--data", type=Path, help="data directory of its cluster, for CPU times")
-    parser.add_argument("--scratch", type=Path, help="where to make the yardstick and the cluster (/var/tmp)")
+    parser.add_argument("--peers", default="", help=f"of {', '.join(sorted(set(SYSTEMS) - set(ALWAYS)))}")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each step runs (5)")
+    parser.add_argument("--only", action="append", choices=GROUPS, help="this group of steps (repeatable)")
+    parser.add_argument("--quick", action="store_true", help=f"a {QUICK}th of everything, to try it")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no group after so long")
+    parser.add_argument("--scratch", type=Path, default=Path("/var/tmp"), help="where data goes (/var/tmp)")
     parser.add_argument("--name", default=time.strftime("%Y-%m-%d-%H%M%S"), help="name of the result files")
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.peers = options.peers.replace(",", " ").split()
+    if unknown := set(options.peers) - SYSTEMS.keys():
+        parser.error(f"unknown: {', '.join(sorted(unknown))}")
+    return options
+
+
+@dataclass(slots=True)
+class Course:
+    """All rounds of all groups over all systems."""
+
+    systems: list[System]
+    scale: Scale
+    scratch: Path
+    deadline_s: float
+    measurements: list[Measurement] = field(default_factory=list[Measurement])
+
+    def run(self, rounds: int, groups: list[str], save: Callable[[], None]) -> None:
+        """Measure everything, `save` after every group."""
+        for number in range(rounds):
+            for at, group in enumerate(groups):
+                first = (number + at) % len(self.systems)
+                for system in self.systems[first:] + self.systems[:first]:
+                    if time.monotonic() > self.deadline_s:
+                        return
+                    begun = time.monotonic()
+                    self._group(system, number, group)
+                    passed_s = time.monotonic() - begun
+                    print(
+                        f"{number + 1} of {rounds}: {group} on {system.title}: {passed_s:.0f} s",
+                        file=sys.stderr,
+                    )
+                save()
+
+    def _group(self, system: System, number: int, group: str) -> None:
+        subprocess.run(["sync", "--file-system", self.scratch], check=True)
+        directory = system.place / f"{group}-{number}"
+        self._apart(system, number, GROUPS[group][0].row, lambda: _make(directory))
+        for step in GROUPS[group]:
+            self._step(system, number, directory, step)
+        self._apart(system, number, "", lambda: remove(directory))
+        settle(system)
+
+    def _step(self, system: System, number: int, directory: Path, step: Step) -> None:
+        try:
+            if step.cold:
+                system.unmount()
+                system.mount()
+                settle(system)
+        except StartError as error:
+            self.measurements.append(Measurement(system.name, step.row, number, error=str(error)))
+            return
+        work = lambda: step.function(directory, self.scale)  # noqa: E731
+        if step.row:
+            found = measure(system, step.row, number, work, STEP_TIMEOUT_S)
+            self.measurements.append(found)
+            if found.error:
+                print(f"  {step.row}: {found.error}", file=sys.stderr)
+        else:
+            self._apart(system, number, step.row, work)
+
+    def _apart(self, system: System, number: int, row: str, function: Callable[[], Done]) -> None:
+        if error := run_apart(function, STEP_TIMEOUT_S).error:
+            print(f"  {error}", file=sys.stderr)
+            self.measurements.append(Measurement(system.name, row, number, error=error))
+
+
+def _make(directory: Path) -> Done:
+    directory.mkdir()
+    return Done(0, 0)
 
 
 @contextmanager
-def cluster(scratch: Path) -> Iterator[tuple[Path, Path]]:
-    """A cluster of its own: yields its mount and its data directory."""
-    data, mount = scratch / "data", scratch / "mount"
-    cairnfs = [sys.executable, "-m", "cairnfs.cli"]
-    subprocess.run([*cairnfs, "up", "--data", data, "--mount", mount], check=True, stdout=sys.stderr)
+def started(names: list[str], scratch: Path) -> Iterator[list[System]]:
+    """The systems, running and mounted; stopped at the end."""
+    systems: list[System] = []
     try:
-        yield mount, data
+        for name in names:
+            print(f"starting {name}", file=sys.stderr)
+            systems.append(SYSTEMS[name](scratch / name, PROGRAMS))
+            systems[-1].start()
+        yield systems
     finally:
-        subprocess.run([*cairnfs, "down", "--data", data, "--force"], check=True, stdout=sys.stderr)
+        for system in reversed(systems):
+            system.stop()
 
 
-def measure(
-    options: argparse.Namespace, places: dict[str, Path], meters: dict[str, Meter], scale: Scale
-) -> None:
-    """All rounds of all workloads on both targets."""
-    for number in range(options.rounds):
-        for name in options.only or WORKLOADS:
-            for target in ("local", "mount") if number % 2 == 0 else ("mount", "local"):
-                print(f"round {number + 1} of {options.rounds}: {name} on {target}", file=sys.stderr)
-                directory = Path(tempfile.mkdtemp(prefix="bench-", dir=places[target]))
-                try:
-                    WORKLOADS[name](directory, meters[target], scale)
-                finally:
-                    shutil.rmtree(directory)
+def run(options: argparse.Namespace, versions: dict[str, str], scratch: Path) -> int:
+    """Measure, write bench/results/NAME.*, print the tables."""
+    archive = scratch / "tree.tar"
+    scale = Scale(archive, make_archive(archive))
+    scale = scale.divided(QUICK) if options.quick else scale
+    names = list(dict.fromkeys([*ALWAYS, *options.peers]))
+    facts = {
+        "date": time.strftime("%Y-%m-%d %H:%M"),
+        "machine": f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}",
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "copies": ", ".join(f"{name} {SYSTEMS[name].copies}" for name in names),
+        "files": f"{scale.file_bytes // MIB} MiB; for random places {scale.random_file_bytes // MIB} MiB",
+        "names": f"{scale.files} files of 4 KiB, {scale.directories} directories",
+        "source tree": f"{scale.entries} entries, {archive.stat().st_size // MIB} MiB",
+    }
+    try:
+        with started(names, scratch) as systems:
+            course = Course(systems, scale, scratch, time.monotonic() + 60 * options.minutes)
+
+            def save() -> None:
+                report.write_json(RESULTS / f"{options.name}.json", facts, course.measurements)
+
+            try:
+                course.run(options.rounds, options.only or list(GROUPS), save)
+            except KeyboardInterrupt:
+                print("interrupted: what follows is what was measured", file=sys.stderr)
+            save()
+    except StartError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    print(report.write(RESULTS, options.name, [RESULTS / f"{options.name}.json"]))
+    return 0
 
 
 def main() -> int:
-    """Run, write bench/results/NAME.md and .json, print the table."""
+    """Install what is missing, and run in the sandbox."""
     options = arguments()
-    part = 16 if options.quick else 1
-    scratch = Path(tempfile.mkdtemp(prefix="cairnfs-bench-", dir=options.scratch or "/var/tmp"))
     try:
-        archive = scratch / "tree.tar"
-        entries = make_archive(archive)
-        scale = Scale(1024 * MIB // part, 2000 // part, 256 * MIB // part, 4000 // part, 400 // part, archive)
-        facts = {
-            "date": time.strftime("%Y-%m-%d %H:%M:%S"),
-            "machine": f"{os.cpu_count()} cores, Linux {platform.release()}",
-            "python": platform.python_version(),
-            "rounds": options.rounds,
-            "large file": f"{scale.file_bytes // MIB} MiB",
-            "small files": f"{scale.files} of 4 KiB",
-            "source tree": f"{entries} entries, {archive.stat().st_size // MIB} MiB",
-        }
-        local = scratch / "local"
-        local.mkdir()
-        meters = {"local": Meter(), "mount": Meter()}
-        if options.mount is not None:
-            meters["mount"].run = options.data / "run" if options.data else None
-            measure(options, {"local": local, "mount": options.mount}, meters, scale)
-        else:
-            with cluster(scratch) as (mount, data):
-                meters["mount"].run = data / "run"
-                measure(options, {"local": local, "mount": mount}, meters, scale)
-        results = {target: meter.measurements for target, meter in meters.items()}
-        table = report.write(
-            RESULTS, options.name, results, facts, "A CairnFS mount beside a local directory"
-        )
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    print(table.read_text())
-    print(f"written to {table}", file=sys.stderr)
-    return 0
+        versions = install((SYSTEMS[name] for name in options.peers), PROGRAMS)
+    except InstallError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    scratch = Path(tempfile.mkdtemp(prefix="cairnfs-bench-", dir=options.scratch))
+    return sandbox.enter(scratch, lambda: run(options, versions, scratch))
 
 
 if __name__ == "__main__":
