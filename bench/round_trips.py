@@ -20,8 +20,8 @@ from pathlib import Path
 
 import trio
 
+from cairnfs.client.grpc_transport import GrpcMetadataTransport
 from cairnfs.client.interface import Holdings
-from cairnfs.client.metadata_transport import Http2MetadataTransport
 from cairnfs.client.session import Session
 from cairnfs.client.session_core import Identity
 from cairnfs.rpc.v1 import metadata_pb2 as pb
@@ -93,7 +93,7 @@ async def _measure(address: str, pid: int, requests: int, rounds: int, depths: l
     found: dict[int, list[tuple[float, float, float]]] = defaultdict(list)
     async with (
         trio.open_nursery() as nursery,
-        Session.open(Http2MetadataTransport(nursery), [address], Identity("bench"), _Listener()) as session,
+        Session.open(GrpcMetadataTransport(nursery), [address], Identity("bench"), _Listener()) as session,
     ):
         await _ask(session, _WARM_UP_REQUESTS, 1)
         for _ in range(rounds):

@@ -3,7 +3,6 @@
 import random
 import subprocess
 import sys
-import threading
 import uuid
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
@@ -20,7 +19,6 @@ from cairnfs.bulk.codec import ChunkFrame
 from cairnfs.client.chunks import ChunkClient
 from cairnfs.client.grpc_transport import GrpcChunkTransport
 from cairnfs.client.transport import ChunkTransport
-from cairnfs.client.wire import open_wire
 from cairnfs.rpc.v1 import chunks_pb2, common_pb2
 from tests.contract.trivial_datanode import CRASH, GARBAGE
 from tests.unit.client.memory_datanodes import FakeDatanode, MemoryChunkTransport, PlanningSession
@@ -90,8 +88,8 @@ async def _transport(
         yield MemoryChunkTransport({1: node}), node
     else:
         networked = request.getfixturevalue("datanode").node(kind)
-        async with open_wire() as wire:
-            yield GrpcChunkTransport(wire, _HOST), networked
+        async with trio.open_nursery() as nursery:
+            yield GrpcChunkTransport(nursery, _HOST), networked
 
 
 @asynccontextmanager
@@ -171,8 +169,8 @@ async def test_a_message_that_makes_no_sense_ends_the_stream(request: pytest.Fix
 async def test_a_datanode_that_crashes_ends_its_streams() -> None:
     datanode = Datanode()
     try:
-        async with open_wire() as wire:
-            transport = GrpcChunkTransport(wire, _HOST)
+        async with trio.open_nursery() as nursery:
+            transport = GrpcChunkTransport(nursery, _HOST)
             stream = transport.open_retrieve(datanode.node("tcp").info)
             idle = transport.open_store(datanode.node("tcp").info)
             stream.send(chunks_pb2.RetrieveChunkRequest(transfer=1, chunk_id=CRASH))
@@ -182,13 +180,3 @@ async def test_a_datanode_that_crashes_ends_its_streams() -> None:
                 assert caught.value.code == common_pb2.ERROR_CODE_UNAVAILABLE
     finally:
         datanode.stop()
-
-
-async def test_the_wire_leaves_no_thread() -> None:
-    async with open_wire() as wire:
-        node = common_pb2.NodeInfo(node=1, address="127.0.0.1:1")
-        stream = GrpcChunkTransport(wire, _HOST).open_retrieve(node)
-        assert any(thread.name == "cairnfs-wire" for thread in threading.enumerate())
-    with pytest.raises(CairnError):
-        await stream.receive()
-    assert not any(thread.name == "cairnfs-wire" for thread in threading.enumerate())

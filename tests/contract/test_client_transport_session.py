@@ -1,5 +1,6 @@
 """What every metadata transport does for a session, in memory and over gRPC on loopback."""
 
+import contextlib
 import socket
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import trio
 
 from cairnfs.base import limits
 from cairnfs.base.errors import CairnError
-from cairnfs.client.metadata_transport import Http2MetadataTransport
+from cairnfs.client.grpc_transport import GrpcMetadataTransport
 from cairnfs.client.session import Session
 from cairnfs.client.session_core import Identity
 from cairnfs.client.transport import MetadataStream, MetadataTransport
@@ -45,7 +46,7 @@ async def _transport(
         yield MemoryMetadataTransport({"c:1": FakeCoordinator()}), "c:1"
     else:
         async with trio.open_nursery() as nursery:
-            yield Http2MetadataTransport(nursery), request.getfixturevalue("grpc_address")
+            yield GrpcMetadataTransport(nursery), request.getfixturevalue("grpc_address")
 
 
 both = pytest.mark.parametrize("kind", ["memory", "grpc"])
@@ -150,7 +151,7 @@ async def test_grpc_survives_the_end_of_a_stream(request: pytest.FixtureRequest)
     address = request.getfixturevalue("grpc_address")
     async with (
         trio.open_nursery() as nursery,
-        Session.open(Http2MetadataTransport(nursery), [address], Identity("h"), listener) as session,
+        Session.open(GrpcMetadataTransport(nursery), [address], Identity("h"), listener) as session,
     ):
         nursery.start_soon(session.call, pb.Lookup(parent=1, name=b"end"))
         await listener.resumed.wait()
@@ -159,7 +160,7 @@ async def test_grpc_survives_the_end_of_a_stream(request: pytest.FixtureRequest)
 
 async def test_grpc_reports_an_address_where_nobody_listens() -> None:
     async with trio.open_nursery() as nursery:
-        stream = Http2MetadataTransport(nursery).connect("127.0.0.1:1")
+        stream = GrpcMetadataTransport(nursery).connect("127.0.0.1:1")
         with pytest.raises(CairnError, match=r"127\.0\.0\.1:1") as caught:
             await stream.receive()
         assert caught.value.code == common_pb2.ERROR_CODE_UNAVAILABLE
@@ -204,7 +205,7 @@ async def test_a_peer_that_does_not_read_gets_everything_later() -> None:
             await stream.send_all(peer.take_output())
 
     async with listener, trio.open_nursery() as nursery:
-        stream = Http2MetadataTransport(nursery).connect(address)
+        stream = GrpcMetadataTransport(nursery).connect(address)
         nursery.start_soon(_receive_until_over, stream)
         accepted = await listener.accept()
         stream.send(sent[0])
@@ -225,6 +226,46 @@ async def _receive_until_over(stream: MetadataStream) -> None:
             await stream.receive()
     except CairnError:
         stream.close()
+
+
+async def test_a_peer_that_never_pauses_does_not_stop_other_tasks() -> None:
+    message = pb.ServerMessage(events=[pb.Event(end=pb.SessionEnd(message="x" * 100_000))])
+    peer = http2.Connection(is_client=False)
+    peer.feed(frames.PREFACE + frames.settings({frames.Setting.INITIAL_WINDOW_SIZE: 1 << 30}))
+    payload = frames.MESSAGE_HEADER.pack(0, message.ByteSize()) + message.SerializeToString()
+    flood = frames.frame(frames.FrameType.DATA, 0, 1, payload) * 20
+    rounds = 100
+    turns = 0
+
+    def send_all(listener: socket.socket) -> None:
+        accepted, _ = listener.accept()
+        with accepted, contextlib.suppress(OSError):
+            accepted.recv(65_536)
+            accepted.sendall(peer.take_output())
+            for _ in range(rounds):
+                accepted.sendall(flood)
+            while accepted.recv(65_536):
+                pass
+
+    async def count_turns(task_status: trio.TaskStatus[None]) -> None:
+        nonlocal turns
+        task_status.started()
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        async with trio.open_nursery() as nursery:
+            stream = GrpcMetadataTransport(nursery).connect(f"127.0.0.1:{listener.getsockname()[1]}")
+            await nursery.start(count_turns)
+            nursery.start_soon(trio.to_thread.run_sync, send_all, listener)
+            got = reads = 0
+            while got < 20 * rounds:
+                got += len(await stream.receive())
+                reads += 1
+            stream.close()
+            nursery.cancel_scope.cancel()
+    assert turns >= reads / 2
 
 
 @pytest.mark.parametrize(
@@ -249,7 +290,7 @@ async def _receive_until_over(stream: MetadataStream) -> None:
 async def test_whatever_a_peer_answers_the_stream_ends_with_a_reason(answer: bytes, reason: str) -> None:
     listener, address = await _listen()
     async with listener, trio.open_nursery() as nursery:
-        stream = Http2MetadataTransport(nursery).connect(address)
+        stream = GrpcMetadataTransport(nursery).connect(address)
 
         async def answer_once() -> None:
             async with await listener.accept() as accepted:
@@ -267,7 +308,7 @@ async def test_whatever_a_peer_answers_the_stream_ends_with_a_reason(answer: byt
 async def test_closing_while_dialling_ends_the_dialling() -> None:
     listener, address = await _listen()
     async with listener, trio.open_nursery() as nursery:
-        stream = Http2MetadataTransport(nursery).connect(address)
+        stream = GrpcMetadataTransport(nursery).connect(address)
         nursery.start_soon(_receive_until_over, stream)
         await trio.lowlevel.checkpoint()
         stream.close()
@@ -275,6 +316,6 @@ async def test_closing_while_dialling_ends_the_dialling() -> None:
 
 async def test_a_name_without_address_is_reported() -> None:
     async with trio.open_nursery() as nursery:
-        stream = Http2MetadataTransport(nursery).connect("name.invalid:1")
+        stream = GrpcMetadataTransport(nursery).connect("name.invalid:1")
         with pytest.raises(CairnError, match=r"name\.invalid:1"):
             await stream.receive()

@@ -19,7 +19,7 @@ ALLOWED: Mapping[str, frozenset[str]] = {
     "engine": SHARED,
     "serving": SHARED,
     "coordinator": SHARED | {"engine", "serving"},
-    "datanode": SHARED,
+    "datanode": SHARED | {"serving"},
     "client": SHARED,
     "vfs": SHARED | {"client"},
     "fuse": SHARED | {"client", "vfs"},
@@ -34,8 +34,8 @@ CONFINED: Mapping[str, frozenset[str]] = {
     "pyfuse3": frozenset({"fuse", "mount"}),
     "grpc": frozenset({"client", "coordinator", "datanode", "rpc"}),
     "trio": frozenset({"client", "vfs", "fuse", "mount"}),
-    "asyncio": frozenset({"coordinator", "datanode", "serving", "client", "rpc"}),  # client: its wire thread
-    "uvloop": frozenset({"coordinator", "datanode", "client"}),
+    "asyncio": frozenset({"coordinator", "datanode", "serving", "rpc"}),
+    "uvloop": frozenset({"coordinator", "datanode"}),
     "apsw": frozenset({"engine"}),
     "hpack": frozenset({"http2"}),
     "typer": frozenset({"cli"}),
@@ -44,7 +44,6 @@ CONFINED: Mapping[str, frozenset[str]] = {
 # gRPC stays in the modules that speak it: everything else is tested without a network.
 GRPC_MODULES = {
     "cairnfs.client.admin",
-    "cairnfs.client.grpc_transport",
     "cairnfs.datanode.coordinators",  # asks them
     "cairnfs.datanode.heartbeat",
     "cairnfs.datanode.node",  # puts the server together

@@ -1,6 +1,6 @@
 """The seams under the client: streams to coordinators and datanodes, whatever carries them.
 
-`metadata_transport.py` and `grpc_transport.py` implement them; tests implement them in memory. Opening
+`grpc_transport.py` implements them; tests implement them in memory. Opening
 and sending never block: how much is under way is bounded by who sends (outstanding requests, credit).
 """
 

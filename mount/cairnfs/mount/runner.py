@@ -19,11 +19,9 @@ from cairnfs.base.ids import host_id
 from cairnfs.base.logs import LogFormat, configure_logging, get_logger
 from cairnfs.base.settings import MountSettings
 from cairnfs.client.chunks import ChunkClient
-from cairnfs.client.grpc_transport import GrpcChunkTransport
-from cairnfs.client.metadata_transport import Http2MetadataTransport
+from cairnfs.client.grpc_transport import GrpcChunkTransport, GrpcMetadataTransport
 from cairnfs.client.session import Session
 from cairnfs.client.session_core import Identity
-from cairnfs.client.wire import open_wire
 from cairnfs.fuse import mounts
 from cairnfs.fuse.attributes import Presentation
 from cairnfs.fuse.notifier import Notifier
@@ -122,9 +120,9 @@ async def _file_system(
         read_cache_max_bytes=_first(options.read_cache_max_bytes, settings.read_cache_max_bytes),
         sync_on_close=options.sync,
     )
-    async with open_wire() as wire, trio.open_nursery() as nursery:
-        session = Session(Http2MetadataTransport(nursery), settings.coordinators.split(","), identity)
-        async with ChunkClient.open(session, GrpcChunkTransport(wire, host), host) as chunks:
+    async with trio.open_nursery() as nursery:
+        session = Session(GrpcMetadataTransport(nursery), settings.coordinators.split(","), identity)
+        async with ChunkClient.open(session, GrpcChunkTransport(nursery, host), host) as chunks:
             vfs = VFS(session, chunks, notifier, nursery, policy, disk_cache=disk_cache(settings, options))
             await nursery.start(session.run, vfs.events, limits.MOUNT_CONNECT_S)
             try:

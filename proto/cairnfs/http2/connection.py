@@ -6,7 +6,7 @@ cannot take more stops reading the connection.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -23,6 +23,7 @@ _MESSAGE_HEADER_BYTES: Final = frames.MESSAGE_HEADER_BYTES
 _DATA: Final = int(FrameType.DATA)
 _PADDED: Final = int(Flag.PADDED)
 _END_STREAM: Final = int(Flag.END_STREAM)
+_CREDIT_BYTES: Final = limits.HTTP2_WINDOW_BYTES // 2
 _unpack_frame: Final = frames.FRAME_HEADER.unpack_from
 _unpack_message: Final = frames.MESSAGE_HEADER.unpack_from
 _pack_frame: Final = frames.FRAME_HEADER.pack
@@ -84,6 +85,7 @@ class Violated:
     detail: str
 
 
+Buffer = bytes | memoryview
 Event = Headers | Message | Ended | Reset | Unblocked | GoneAway | Violated
 
 
@@ -91,9 +93,12 @@ Event = Headers | Message | Ended | Reset | Unblocked | GoneAway | Violated
 class _Stream:
     number: int
     window_bytes: int  # that the peer lets us send
-    held: deque[memoryview] = field(default_factory=deque[memoryview])
+    held: deque[Buffer] = field(default_factory=deque[Buffer])  # pieces of messages
+    held_bytes: int = 0
     last: bytes | None = None  # the frame that ends our side, sent after what is held
-    partial: bytearray = field(default_factory=bytearray)
+    head: bytes = b""  # of a message whose length has not arrived completely
+    pieces: list[memoryview] = field(default_factory=list[memoryview])  # of a message so far
+    missing_bytes: int = 0  # of that message
     taken_bytes: int = 0  # received since we gave credit
     ended_here: bool = False
     ended_there: bool = False
@@ -107,9 +112,12 @@ class Connection:
 
     def __init__(self, *, is_client: bool) -> None:
         self._is_client = is_client
-        self._output: list[bytes | memoryview] = []
+        self._output: list[Buffer] = []
         self._rest = bytearray()  # of a frame that has not arrived completely
         self._rest_needed_bytes = 0
+        self._data_missing_bytes = 0  # of a DATA frame whose first part was handled already
+        self._data_stream = 0
+        self._data_flags = 0
         self._preface = b"" if is_client else frames.PREFACE  # still expected
         self._decoder = Decoder(max_header_list_size=limits.HTTP2_FIELDS_MAX_BYTES)
         self._block: bytearray | None = None  # header block that goes on in CONTINUATION frames
@@ -141,11 +149,12 @@ class Connection:
 
     def take_output(self) -> bytes:
         """Everything to write to the peer now."""
-        output = self._output
-        if not output:
-            return b""
-        self._output = []
-        return bytes(output[0]) if len(output) == 1 else b"".join(output)
+        return b"".join(self.take_buffers())
+
+    def take_buffers(self) -> list[Buffer]:
+        """The same in pieces, so that large messages need not be copied."""
+        output, self._output = self._output, []
+        return output
 
     def open(self, fields: Iterable[Field]) -> int:
         """Begin a call (client); returns its stream."""
@@ -168,12 +177,13 @@ class Connection:
             return
         size = len(message) + _MESSAGE_HEADER_BYTES
         room = min(state.window_bytes, self._window_bytes, self._frame_bytes)
-        if size <= room and not state.held:
+        if size <= room and not state.held_bytes:
             state.window_bytes -= size
             self._window_bytes -= size
             self._output += (_pack_frame(size << 8, 0, stream), _pack_message(0, len(message)), message)
             return
-        state.held.append(memoryview(_pack_message(0, len(message)) + message))
+        state.held += (_pack_message(0, len(message)), message)
+        state.held_bytes += size
         self._pump(state)
 
     def finish(self, stream: int, trailers: Iterable[Field] | None = None) -> None:
@@ -201,22 +211,19 @@ class Connection:
     def blocked(self, stream: int) -> bool:
         """Whether messages of the call are held back; `Unblocked` comes when they are not any more."""
         state = self._streams.get(stream)
-        return state is not None and bool(state.held)
+        return state is not None and state.held_bytes > 0
 
     def _pump(self, state: _Stream) -> bool:
         """Send what the windows admit; whether nothing is held back any more."""
-        held = state.held
-        while held:
-            room = min(state.window_bytes, self._window_bytes, self._frame_bytes)
-            if room <= 0:
+        while state.held_bytes:
+            size = min(state.window_bytes, self._window_bytes, self._frame_bytes, state.held_bytes)
+            if size <= 0:
                 return False
-            data = held.popleft()
-            if len(data) > room:
-                held.appendleft(data[room:])
-                data = data[:room]
-            state.window_bytes -= len(data)
-            self._window_bytes -= len(data)
-            self._output += (_pack_frame(len(data) << 8, 0, state.number), data)
+            state.window_bytes -= size
+            self._window_bytes -= size
+            state.held_bytes -= size
+            self._output.append(_pack_frame(size << 8, 0, state.number))
+            self._output += _taken_from(state.held, size)
         if state.last is not None:
             self._output.append(state.last)
             state.last = None
@@ -249,8 +256,15 @@ class Connection:
         return events
 
     def _frames(self, data: bytes, events: list[Event]) -> None:
-        at = self._skip_preface(data) if self._preface else 0
         end = len(data)
+        if self._preface:
+            at = self._skip_preface(data)
+        elif self._data_missing_bytes:
+            at = min(self._data_missing_bytes, end)
+            self._data_missing_bytes -= at
+            self._more_data(data, 0, at, events)
+        else:
+            at = 0
         needed = _HEADER_BYTES
         while at >= 0 and end - at >= _HEADER_BYTES:
             length_and_kind, flags, stream = _unpack_frame(data, at)
@@ -258,12 +272,20 @@ class Connection:
             if length > limits.HTTP2_FRAME_MAX_BYTES:
                 raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, f"a frame of {length} bytes")
             needed = _HEADER_BYTES + length
-            if end - at < needed:
+            kind = length_and_kind & 0xFF
+            if kind == _DATA and not flags & _PADDED and self._block is None:
+                self._data_stream, self._data_flags = stream & frames.STREAM_MASK, flags
+                stop = min(at + needed, end)
+                self._data_missing_bytes = at + needed - stop
+                self._more_data(data, at + _HEADER_BYTES, stop, events)
+                at = stop
+            elif end - at < needed:
                 break
-            payload = data[at + _HEADER_BYTES : at + needed]
-            at += needed
+            else:
+                payload = data[at + _HEADER_BYTES : at + needed]
+                at += needed
+                self._frame(kind, flags, stream & frames.STREAM_MASK, payload, events)
             needed = _HEADER_BYTES
-            self._frame(length_and_kind & 0xFF, flags, stream & frames.STREAM_MASK, payload, events)
         if at < end:
             self._rest += data[max(at, 0) :]
             self._rest_needed_bytes = needed
@@ -281,10 +303,12 @@ class Connection:
     def _frame(self, kind: int, flags: int, stream: int, payload: bytes, events: list[Event]) -> None:
         if self._block is not None and (kind != FrameType.CONTINUATION or stream != self._block_stream):
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a header block was interrupted")
-        if kind == _DATA:
-            self._data(flags, stream, payload, events)
-            return
         match kind:
+            case FrameType.DATA:
+                self._data_stream, self._data_flags = stream, flags
+                data = _unpadded(payload)
+                self._credit(self._streams.get(stream), len(payload) - len(data))
+                self._more_data(data, 0, len(data), events)
             case FrameType.HEADERS:
                 self._headers(flags, stream, payload, events)
             case FrameType.CONTINUATION:
@@ -310,53 +334,60 @@ class Connection:
 
     # ------------------------------------------------------------------ messages
 
-    def _data(self, flags: int, stream: int, payload: bytes, events: list[Event]) -> None:
-        size = len(payload)
-        self._taken_bytes += size
-        if self._taken_bytes >= limits.HTTP2_WINDOW_BYTES // 2:
-            self._output.append(frames.window_update(0, self._taken_bytes))
-            self._taken_bytes = 0
-        state = self._streams.get(stream)
+    def _more_data(self, data: bytes, at: int, end: int, events: list[Event]) -> None:
+        """A piece of the present DATA frame, its last one when nothing of the frame is missing."""
+        state = self._streams.get(self._data_stream)
+        self._credit(state, end - at)
         if state is None or state.ended_there:
             return  # of a call that was just reset or finished
-        state.taken_bytes += size
-        if state.taken_bytes >= limits.HTTP2_WINDOW_BYTES // 2:
-            self._output.append(frames.window_update(stream, state.taken_bytes))
-            state.taken_bytes = 0
-        if flags & _PADDED:
-            payload = _unpadded(payload)
-        if state.partial:
-            state.partial += payload
-            payload = self._joined(state)
-        self._messages(state, payload, events)
-        if flags & _END_STREAM:
+        while at < end:
+            at = self._message_piece(state, data, at, end, events)
+        if self._data_flags & _END_STREAM and not self._data_missing_bytes:
             self._ended(state, events)
 
-    def _joined(self, state: _Stream) -> bytes:
-        """What has come of a message in pieces once it is complete, and nothing before."""
-        partial = state.partial
-        if len(partial) < _MESSAGE_HEADER_BYTES:
-            return b""
-        _, length = _unpack_message(partial)
-        if length <= limits.GRPC_MESSAGE_MAX_BYTES and len(partial) < _MESSAGE_HEADER_BYTES + length:
-            return b""
-        payload = bytes(partial)
-        partial.clear()
-        return payload
+    def _credit(self, state: _Stream | None, size: int) -> None:
+        """Let the peer send as much again, when half of what it may has come."""
+        self._taken_bytes += size
+        if self._taken_bytes >= _CREDIT_BYTES:
+            self._output.append(frames.window_update(0, self._taken_bytes))
+            self._taken_bytes = 0
+        if state is not None:
+            state.taken_bytes += size
+            if state.taken_bytes >= _CREDIT_BYTES:
+                self._output.append(frames.window_update(state.number, state.taken_bytes))
+                state.taken_bytes = 0
 
-    def _messages(self, state: _Stream, payload: bytes, events: list[Event]) -> None:
-        at, end = 0, len(payload)
-        while end - at >= _MESSAGE_HEADER_BYTES:
-            compressed, length = _unpack_message(payload, at)
-            if compressed or length > limits.GRPC_MESSAGE_MAX_BYTES:
-                raise ProtocolError(ErrorCode.ENHANCE_YOUR_CALM, "a compressed or too large message")
-            stop = at + _MESSAGE_HEADER_BYTES + length
-            if stop > end:
-                break
-            events.append(Message(state.number, payload[at + _MESSAGE_HEADER_BYTES : stop]))
+    def _message_piece(self, state: _Stream, data: bytes, at: int, end: int, events: list[Event]) -> int:
+        """Take what belongs to one message; where the rest begins."""
+        if state.missing_bytes:
+            stop = min(end, at + state.missing_bytes)
+            state.pieces.append(memoryview(data)[at:stop])
+            state.missing_bytes -= stop - at
+            if not state.missing_bytes:
+                events.append(Message(state.number, b"".join(state.pieces)))
+                state.pieces = []
+            return stop
+        compressed: int
+        length: int
+        if state.head or end - at < _MESSAGE_HEADER_BYTES:
+            stop = min(end, at + _MESSAGE_HEADER_BYTES - len(state.head))
+            state.head += data[at:stop]
+            if len(state.head) < _MESSAGE_HEADER_BYTES:
+                return stop
+            compressed, length = _unpack_message(state.head)
+            state.head = b""
             at = stop
-        if at < end:
-            state.partial += payload[at:]
+        else:
+            compressed, length = _unpack_message(data, at)
+            at += _MESSAGE_HEADER_BYTES
+        if compressed or length > limits.GRPC_MESSAGE_MAX_BYTES:
+            raise ProtocolError(ErrorCode.ENHANCE_YOUR_CALM, "a compressed or too large message")
+        stop = at + length
+        if stop <= end:
+            events.append(Message(state.number, data[at:stop]))
+            return stop
+        state.missing_bytes = length
+        return at
 
     def _ended(self, state: _Stream, events: list[Event]) -> None:
         state.ended_there = True
@@ -426,7 +457,7 @@ class Connection:
             self._pump_all(events)
         elif (state := self._streams.get(stream)) is not None:
             state.window_bytes = _grown(state.window_bytes, size_bytes)
-            if state.held and self._pump(state):
+            if state.held_bytes and self._pump(state):
                 events.append(Unblocked(stream))
 
     def _settings(self, payload: bytes, events: list[Event]) -> None:
@@ -445,8 +476,20 @@ class Connection:
 
     def _pump_all(self, events: list[Event]) -> None:
         for state in list(self._streams.values()):
-            if state.held and self._pump(state):
+            if state.held_bytes and self._pump(state):
                 events.append(Unblocked(state.number))
+
+
+def _taken_from(held: deque[Buffer], size: int) -> Iterator[Buffer]:
+    """Remove the first `size` bytes, in pieces."""
+    while size:
+        piece = held.popleft()
+        if len(piece) > size:
+            view = memoryview(piece)
+            held.appendleft(view[size:])
+            piece = view[:size]
+        size -= len(piece)
+        yield piece
 
 
 def _grown(window_bytes: int, by_bytes: int) -> int:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from cairnfs.base import limits
-from cairnfs.http2 import frames
+from cairnfs.http2 import connection, frames
 from cairnfs.http2.calls import Status, path_of, request_fields, response_fields, status_of, trailer_fields
 from cairnfs.http2.connection import (
     Connection,
@@ -110,6 +110,18 @@ def test_frames_stay_below_the_peers_bound_and_messages_may_span_them(sizes: lis
     assert [len(message) for message in data(at_server)] == sizes
 
 
+def test_a_large_message_is_not_copied_on_its_way_out() -> None:
+    pair = Pair()
+    pair.client.feed(frames.settings({Setting.MAX_FRAME_SIZE: frames.FRAME_DEFAULT_BYTES}))
+    small, large = b"s", bytes(100_000)
+    pair.client.send_message(pair.call, small)
+    pair.client.send_message(pair.call, large)
+    buffers = pair.client.take_buffers()
+    assert any(buffer is small for buffer in buffers)
+    assert sum(len(buffer) for buffer in buffers if isinstance(buffer, memoryview)) >= len(large)
+    assert data(pair.server.feed(b"".join(buffers))) == [small, large]
+
+
 def test_what_the_window_does_not_admit_is_held_until_it_opens() -> None:
     client = Connection(is_client=True)
     call = client.open(REQUEST)
@@ -138,17 +150,19 @@ def test_a_smaller_first_window_counts_for_calls_that_are_open() -> None:
     assert client.feed(frames.window_update(call, 506)) == [Unblocked(call)]
 
 
-def test_credit_is_given_back_before_the_window_shuts() -> None:
+def test_credit_is_given_back_before_the_window_shuts(monkeypatch: pytest.MonkeyPatch) -> None:
     pair = Pair()
-    piece = b"x" * (limits.GRPC_MESSAGE_MAX_BYTES // 2)
-    given_bytes = 0
-    for _ in range(limits.HTTP2_WINDOW_BYTES // len(piece) // 2 + 1):
+    piece = b"x" * 100_000
+    monkeypatch.setattr(connection, "_CREDIT_BYTES", 10 * len(piece))
+    given: list[int] = []
+    for turn in range(25):
         pair.client.send_message(pair.call, piece)
         assert data(pair.to_server()) == [piece]
-        reply = pair.server.take_output()
-        given_bytes += len(reply)
-        pair.client.feed(reply)
-    assert given_bytes == 2 * len(frames.window_update(1, 1))
+        if reply := pair.server.take_output():
+            given.append(turn)
+            assert len(reply) == 2 * len(frames.window_update(1, 1))
+            assert pair.client.feed(reply) == []
+    assert given == [9, 19]
 
 
 def test_pings_and_settings_are_acknowledged() -> None:

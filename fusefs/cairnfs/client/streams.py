@@ -1,50 +1,82 @@
-"""Session streams to coordinators: gRPC spoken on sockets by the trio thread itself (docs/decisions/0007).
+"""Streams to servers: gRPC spoken on sockets by the trio thread itself (docs/decisions/0007).
 
-A request goes out in the step that makes it, and its answer is handled in the step that reads it: no other
-thread, queue or wake-up lies in between. Each stream has a connection of its own.
+What is sent goes out in the step that sends it, and what arrives is handled in the step that reads it: no
+other thread, queue or wake-up lies in between. Each stream has a connection of its own.
 """
 
 import os
 import socket
-from typing import Final
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
 
 import trio
 from google.protobuf.message import DecodeError
 
 from cairnfs.base import limits
 from cairnfs.base.errors import CairnError
+from cairnfs.base.logs import get_logger
 from cairnfs.client.grpc_reasons import short_reason
 from cairnfs.http2 import connection as http2
 from cairnfs.http2.calls import Status, request_fields, status_of
+from cairnfs.http2.connection import Buffer
 from cairnfs.http2.frames import ErrorCode, Field
-from cairnfs.rpc.v1 import common_pb2, metadata_pb2 as pb
+from cairnfs.rpc.v1 import common_pb2
 
-_METHOD: Final = "/cairnfs.rpc.v1.Metadata/Session"
-_READ_BYTES: Final = 256 * limits.KIB
+_log = get_logger(__name__)
+
+Out = TypeVar("Out")
+In = TypeVar("In")
+
+UNIX: Final = "unix-abstract:"
+_READ_FIRST_BYTES: Final = 16 * limits.KIB
+_READ_MORE_BYTES: Final = 1 * limits.MIB
+_JOINED_MAX_BYTES: Final = 64 * limits.KIB  # copying less is cheaper than telling the kernel of every piece
+_PIECES_MAX: Final = 1_024  # the kernel's IOV_MAX
 
 
-class SessionStream:
-    """See `MetadataStream`. It is dialled, and read, by whoever awaits `receive`."""
+@dataclass(frozen=True, slots=True)
+class Method(Generic[Out, In]):
+    """A method with streams in both directions; `encode` may raise CairnError, `decode` also DecodeError."""
 
-    def __init__(self, nursery: trio.Nursery, target: str) -> None:
+    path: str
+    encode: Callable[[Out], bytes]
+    decode: Callable[[bytes], In]
+
+
+class Stream(Generic[Out, In]):
+    """See `MetadataStream` and its like. It is dialled, and read, by whoever awaits `receive`."""
+
+    def __init__(self, nursery: trio.Nursery, target: str, method: Method[Out, In]) -> None:
+        """`target` is HOST:PORT or unix-abstract:NAME; `nursery` owns a task that waits for a full socket."""
         self._nursery = nursery
         self._target = target
+        self._method = method
         self._http = http2.Connection(is_client=True)
-        self._call = self._http.open(request_fields(target, _METHOD))
+        authority = "localhost" if target.startswith(UNIX) else target
+        self._call = self._http.open(request_fields(authority, method.path))
         self._socket: socket.socket | None = None
         self._dialling: trio.CancelScope | None = None
         self._more = False  # the last read may have left something
         self._writing = False  # a task waits for room in the socket
-        self._arrived: list[pb.ServerMessage] = []
+        self._arrived: list[In] = []
         self._farewell = "the connection was closed"
         self._error: CairnError | None = None
 
-    def send(self, message: pb.ClientMessage) -> None:
-        """Send a message as soon as the stream is connected; dropped when it is over."""
-        self._http.send_message(self._call, message.SerializeToString())
+    def send(self, item: Out) -> None:
+        """Send an item as soon as the stream is connected; dropped when it is over."""
+        if self._error is not None:
+            return
+        try:
+            message = self._method.encode(item)
+        except CairnError as error:
+            _log.error("cannot encode a message", target=self._target, error=str(error))
+            self._over(str(error))
+            return
+        self._http.send_message(self._call, message)
         self._write()
 
-    async def receive(self) -> list[pb.ServerMessage]:
+    async def receive(self) -> list[In]:
         """Everything that arrived, at least one; CairnError UNAVAILABLE when the stream is over."""
         while not self._arrived:
             if self._error is not None:
@@ -100,31 +132,31 @@ class SessionStream:
     def _write(self) -> None:
         if self._socket is None or self._writing or self._error is not None:
             return
-        output = self._http.take_output()
-        if not output:
-            return
-        sent = _send(self._socket, output)
-        if sent < len(output):
+        rest = _send(self._socket, self._http.take_buffers())
+        if rest:
             self._writing = True
-            self._nursery.start_soon(self._write_rest, self._socket, memoryview(output)[sent:])
+            self._nursery.start_soon(self._write_rest, self._socket, rest)
 
-    async def _write_rest(self, writable: socket.socket, rest: memoryview) -> None:
+    async def _write_rest(self, writable: socket.socket, rest: list[Buffer]) -> None:
         while rest:
             try:
                 await trio.lowlevel.wait_writable(writable)
             except trio.ClosedResourceError:
                 return
-            rest = rest[_send(writable, rest) :]
+            rest = _send(writable, rest)
         self._writing = False
         self._write()
 
     # -------------------------------------------------------------- reading
 
     async def _read(self, readable: socket.socket) -> None:
+        size_bytes = _READ_MORE_BYTES if self._more else _READ_FIRST_BYTES
         try:
-            if not self._more:
+            if self._more:
+                await trio.lowlevel.checkpoint()  # whoever sends without end must not stop all else
+            else:
                 await trio.lowlevel.wait_readable(readable)
-            data = readable.recv(_READ_BYTES)
+            data = readable.recv(size_bytes)
         except BlockingIOError:
             self._more = False
             return
@@ -136,18 +168,18 @@ class SessionStream:
         if not data:
             self._over(self._farewell)
             return
-        self._more = len(data) == _READ_BYTES
+        self._more = len(data) == size_bytes
         try:
             for event in self._http.feed(data):
                 self._apply(event)
-        except DecodeError:
-            self._over("sent a malformed message")
+        except (CairnError, DecodeError) as error:
+            self._over(f"sent a malformed message: {error}")
         self._write()
 
     def _apply(self, event: http2.Event) -> None:
         match event:
             case http2.Message(_, data):
-                self._arrived.append(pb.ServerMessage.FromString(data))
+                self._arrived.append(self._method.decode(data))
             case http2.Headers(_, fields):
                 self._note_status(fields)
             case http2.Ended():
@@ -170,47 +202,58 @@ class SessionStream:
             self._farewell = short_reason(detail, otherwise)
 
 
-def _send(writable: socket.socket, data: bytes | memoryview) -> int:
-    """How many bytes were written; all of them when the connection is lost, which the reader finds out."""
-    try:
-        return writable.send(data)
-    except BlockingIOError:
-        return 0
-    except OSError:
-        return len(data)
+def _send(writable: socket.socket, buffers: list[Buffer]) -> list[Buffer]:
+    """Write what the socket takes; what is left. Nothing is when it is lost, which the reader finds out."""
+    while buffers:
+        now = buffers[:_PIECES_MAX]
+        size = sum(map(len, now))
+        try:
+            sent = writable.send(b"".join(now)) if size <= _JOINED_MAX_BYTES else writable.sendmsg(now)
+        except BlockingIOError:
+            return buffers
+        except OSError:
+            return []
+        if sent < size:
+            return _without(buffers, sent)
+        buffers = buffers[_PIECES_MAX:]
+    return []
+
+
+def _without(buffers: list[Buffer], sent: int) -> list[Buffer]:
+    """All but the first `sent` bytes."""
+    for index, buffer in enumerate(buffers):
+        if sent < len(buffer):
+            return [memoryview(buffer)[sent:], *buffers[index + 1 :]]
+        sent -= len(buffer)
+    return []
 
 
 async def _connected_socket(target: str) -> socket.socket:
-    """A connection to HOST:PORT. Raises OSError or ValueError."""
+    """A connection to the target. Raises OSError or ValueError."""
+    if target.startswith(UNIX):
+        return await _dial_one(socket.AF_UNIX, "\0" + target.removeprefix(UNIX))
     host, _, port = target.rpartition(":")
     refusal: OSError | None = None
-    for family, kind, protocol, _, address in await trio.socket.getaddrinfo(
+    for family, _, _, _, address in await trio.socket.getaddrinfo(
         host.strip("[]"), int(port), type=socket.SOCK_STREAM
     ):
-        plain = socket.socket(family, kind, protocol)
-        plain.setblocking(False)
-        wrapped = trio.socket.from_stdlib_socket(plain)
         try:
-            await wrapped.connect(address)
-            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            plain = await _dial_one(family, address)
         except OSError as error:
             refusal = error
-            wrapped.close()
-        except BaseException:
-            wrapped.close()
-            raise
         else:
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return plain
     raise refusal or OSError(f"no address of {host}")
 
 
-class Http2MetadataTransport:
-    """`MetadataTransport` over gRPC."""
-
-    def __init__(self, nursery: trio.Nursery) -> None:
-        """`nursery` owns the tasks that wait for sockets to take more."""
-        self._nursery = nursery
-
-    def connect(self, address: str) -> SessionStream:
-        """See `MetadataTransport.connect`."""
-        return SessionStream(self._nursery, address)
+async def _dial_one(family: int, address: object) -> socket.socket:
+    plain = socket.socket(family, socket.SOCK_STREAM)
+    plain.setblocking(False)
+    wrapped = trio.socket.from_stdlib_socket(plain)
+    try:
+        await wrapped.connect(address)
+    except BaseException:
+        wrapped.close()
+        raise
+    return plain
