@@ -15,7 +15,8 @@ from cairnfs.vfs.state import MountPolicy
 from cairnfs.vfs.walks import Page
 from tests.doubles.rig import MemoryChunks, Rig, SimKernel
 
-pytestmark = pytest.mark.usefixtures("autojump_clock")
+
+Clock = trio.testing.MockClock
 
 
 class CountedChunks(MemoryChunks):
@@ -78,8 +79,8 @@ def flat(files: int, size: int = 100) -> dict[str, bytes]:
     return {f"/d/f{number:04d}": (b"%04d" % number).ljust(size, b".") for number in range(files)}
 
 
-async def test_stat_of_file_after_file_takes_few_requests() -> None:
-    tree = flat(1_500)
+async def test_stat_of_file_after_file_takes_few_requests(autojump_clock: Clock) -> None:
+    tree = flat(700)
     async with cold_mount(tree) as (kernel, rig):
         for path in tree:
             assert (await kernel.stat(path)).size == 100
@@ -88,15 +89,17 @@ async def test_stat_of_file_after_file_takes_few_requests() -> None:
         assert rig.asked.total() <= 16
 
 
-async def test_names_that_are_not_there_are_known_with_the_rest() -> None:
+async def test_names_that_are_not_there_are_known_with_the_rest(
+    autojump_clock: Clock,
+) -> None:
     async with cold_mount(flat(200)) as (kernel, rig):
         for number in range(100):
             assert not await kernel.exists(f"/d/absent{number}")
         assert rig.asked["lookup"] <= 25
 
 
-async def test_reading_file_after_file_takes_few_requests() -> None:
-    tree = flat(600)
+async def test_reading_file_after_file_takes_few_requests(autojump_clock: Clock) -> None:
+    tree = flat(300)
     async with cold_mount(tree) as (kernel, rig):
         for path, content in tree.items():
             assert await kernel.read(path) == content
@@ -106,8 +109,8 @@ async def test_reading_file_after_file_takes_few_requests() -> None:
         assert rig.counted.retrieved == len(tree)
 
 
-async def test_reading_after_a_listing_takes_few_requests() -> None:
-    tree = flat(600)
+async def test_reading_after_a_listing_takes_few_requests(autojump_clock: Clock) -> None:
+    tree = flat(300)
     async with cold_mount(tree) as (kernel, rig):
         await kernel.listdir("/d")
         for path, content in tree.items():
@@ -116,7 +119,7 @@ async def test_reading_after_a_listing_takes_few_requests() -> None:
         assert rig.asked.total() <= 20
 
 
-async def test_a_tree_is_read_in_few_requests() -> None:
+async def test_a_tree_is_read_in_few_requests(autojump_clock: Clock) -> None:
     tree = {f"/t/{a}/{b}/f{c}": f"{a}{b}{c}".encode() for a in range(6) for b in range(6) for c in range(10)}
     async with cold_mount(tree) as (kernel, rig):
 
@@ -138,7 +141,7 @@ async def test_a_tree_is_read_in_few_requests() -> None:
         assert asked.total() <= 80
 
 
-async def test_one_file_brings_no_others() -> None:
+async def test_one_file_brings_no_others(autojump_clock: Clock) -> None:
     async with cold_mount(flat(100)) as (kernel, rig):
         await kernel.read("/d/f0050")
         await trio.sleep(1)
@@ -146,7 +149,7 @@ async def test_one_file_brings_no_others() -> None:
         assert rig.asked["readdir"] == 0
 
 
-async def test_reading_here_and_there_fetches_little() -> None:
+async def test_reading_here_and_there_fetches_little(autojump_clock: Clock) -> None:
     async with cold_mount(flat(400, 64 * KIB)) as (kernel, rig):
         for number in (390, 10, 200):
             await kernel.read(f"/d/f{number:04d}")
@@ -155,7 +158,7 @@ async def test_reading_here_and_there_fetches_little() -> None:
         assert rig.counted.retrieved <= 30
 
 
-async def test_large_files_are_not_prefetched() -> None:
+async def test_large_files_are_not_prefetched(autojump_clock: Clock) -> None:
     async with cold_mount({**flat(3), **{f"/d/x{n}": bytes(600 * KIB) for n in range(4)}}) as (kernel, rig):
         for number in range(3):
             await kernel.read(f"/d/f{number:04d}")
@@ -163,7 +166,9 @@ async def test_large_files_are_not_prefetched() -> None:
         assert rig.counted.retrieved == 3
 
 
-async def test_without_memory_for_it_no_content_is_fetched_ahead() -> None:
+async def test_without_memory_for_it_no_content_is_fetched_ahead(
+    autojump_clock: Clock,
+) -> None:
     tree = flat(50)
     async with cold_mount(tree, MountPolicy(read_cache_max_bytes=0)) as (kernel, rig):
         for path, content in tree.items():
@@ -171,7 +176,7 @@ async def test_without_memory_for_it_no_content_is_fetched_ahead() -> None:
         assert rig.counted.retrieved <= 2 * len(tree)
 
 
-async def test_a_failure_ahead_is_not_the_readers() -> None:
+async def test_a_failure_ahead_is_not_the_readers(autojump_clock: Clock) -> None:
     tree = flat(100)
     async with cold_mount(tree) as (kernel, rig):
         first, second, *_ = tree
@@ -186,7 +191,9 @@ async def test_a_failure_ahead_is_not_the_readers() -> None:
             assert await kernel.read(path) == content
 
 
-async def test_names_that_others_put_before_a_file_do_not_make_us_ask_for_ever() -> None:
+async def test_names_that_others_put_before_a_file_end_locating_it(
+    autojump_clock: Clock,
+) -> None:
     async with cold_mount({"/d/b": b"b", "/d/d": b"d", "/d/e": b"e"}) as (kernel, rig), rig.mount() as other:
         directory = kernel.fs.state.inodes.get(await kernel.resolve("/d"))
         prefetcher = kernel.fs.prefetcher
