@@ -16,6 +16,7 @@ from hpack.exceptions import HPACKError
 from cairnfs.base import limits
 from cairnfs.http2 import frames
 from cairnfs.http2.frames import ErrorCode, Field, Flag, FrameType, ProtocolError, Setting
+from cairnfs.http2.messages import MessageReader
 
 _HEADER_BYTES: Final = frames.FRAME_HEADER_BYTES
 _MESSAGE_HEADER_BYTES: Final = frames.MESSAGE_HEADER_BYTES
@@ -25,7 +26,6 @@ _PADDED: Final = int(Flag.PADDED)
 _END_STREAM: Final = int(Flag.END_STREAM)
 _CREDIT_BYTES: Final = limits.HTTP2_WINDOW_BYTES // 2
 _unpack_frame: Final = frames.FRAME_HEADER.unpack_from
-_unpack_message: Final = frames.MESSAGE_HEADER.unpack_from
 _pack_frame: Final = frames.FRAME_HEADER.pack
 _pack_message: Final = frames.MESSAGE_HEADER.pack
 
@@ -96,9 +96,7 @@ class _Stream:
     held: deque[Buffer] = field(default_factory=deque[Buffer])  # pieces of messages
     held_bytes: int = 0
     last: bytes | None = None  # the frame that ends our side, sent after what is held
-    head: bytes = b""  # of a message whose length has not arrived completely
-    pieces: list[memoryview] = field(default_factory=list[memoryview])  # of a message so far
-    missing_bytes: int = 0  # of that message
+    reader: MessageReader = field(default_factory=MessageReader)
     taken_bytes: int = 0  # received since we gave credit
     ended_here: bool = False
     ended_there: bool = False
@@ -340,8 +338,8 @@ class Connection:
         self._credit(state, end - at)
         if state is None or state.ended_there:
             return  # of a call that was just reset or finished
-        while at < end:
-            at = self._message_piece(state, data, at, end, events)
+        for message in state.reader.feed(data, at, end):
+            events.append(Message(state.number, message))
         if self._data_flags & _END_STREAM and not self._data_missing_bytes:
             self._ended(state, events)
 
@@ -356,38 +354,6 @@ class Connection:
             if state.taken_bytes >= _CREDIT_BYTES:
                 self._output.append(frames.window_update(state.number, state.taken_bytes))
                 state.taken_bytes = 0
-
-    def _message_piece(self, state: _Stream, data: bytes, at: int, end: int, events: list[Event]) -> int:
-        """Take what belongs to one message; where the rest begins."""
-        if state.missing_bytes:
-            stop = min(end, at + state.missing_bytes)
-            state.pieces.append(memoryview(data)[at:stop])
-            state.missing_bytes -= stop - at
-            if not state.missing_bytes:
-                events.append(Message(state.number, b"".join(state.pieces)))
-                state.pieces = []
-            return stop
-        compressed: int
-        length: int
-        if state.head or end - at < _MESSAGE_HEADER_BYTES:
-            stop = min(end, at + _MESSAGE_HEADER_BYTES - len(state.head))
-            state.head += data[at:stop]
-            if len(state.head) < _MESSAGE_HEADER_BYTES:
-                return stop
-            compressed, length = _unpack_message(state.head)
-            state.head = b""
-            at = stop
-        else:
-            compressed, length = _unpack_message(data, at)
-            at += _MESSAGE_HEADER_BYTES
-        if compressed or length > limits.GRPC_MESSAGE_MAX_BYTES:
-            raise ProtocolError(ErrorCode.ENHANCE_YOUR_CALM, "a compressed or too large message")
-        stop = at + length
-        if stop <= end:
-            events.append(Message(state.number, data[at:stop]))
-            return stop
-        state.missing_bytes = length
-        return at
 
     def _ended(self, state: _Stream, events: list[Event]) -> None:
         state.ended_there = True

@@ -273,9 +273,11 @@ def test_no_garbage_raises_anything(garbage: bytes, prefix: bool) -> None:
 def test_what_came_before_a_violation_still_counts() -> None:
     pair = Pair()
     pair.client.send_message(pair.call, b"good")
-    bad = frames.frame(FrameType.SETTINGS, 0, 0, b"12345")
-    message, end = pair.server.feed(pair.client.take_output() + bad)
-    assert message == Message(pair.call, b"good")
+    good = frames.MESSAGE_HEADER.pack(0, 4) + b"more"
+    too_large = frames.MESSAGE_HEADER.pack(0, (1 << 32) - 1)
+    bad = frames.frame(FrameType.DATA, 0, pair.call, good + too_large)
+    *messages, end = pair.server.feed(pair.client.take_output() + bad)
+    assert data(messages) == [b"good", b"more"]
     assert isinstance(end, Violated)
 
 
