@@ -15,7 +15,6 @@ from cairnfs.vfs.state import MountPolicy
 from cairnfs.vfs.walks import Page
 from tests.doubles.rig import MemoryChunks, Rig, SimKernel
 
-
 Clock = trio.testing.MockClock
 
 
