@@ -4,9 +4,6 @@ import asyncio
 from pathlib import Path
 from typing import Final
 
-import grpc.aio
-
-from cairnfs.base import limits
 from cairnfs.base.clock import SystemClock
 from cairnfs.base.errors import CairnError
 from cairnfs.base.logs import get_logger
@@ -24,15 +21,11 @@ from cairnfs.datanode.side_socket import SideSocket
 from cairnfs.datanode.store.local import LocalChunkStore
 from cairnfs.datanode.tasks import TaskRunner
 from cairnfs.rpc.v1 import common_pb2
+from cairnfs.serving.server import Server
 
 _log = get_logger(__name__)
 
 STOP_GRACE_S: Final = 2.0
-_SERVER_OPTIONS: Final = (
-    ("grpc.max_receive_message_length", limits.GRPC_MESSAGE_MAX_BYTES),
-    ("grpc.max_send_message_length", limits.GRPC_MESSAGE_MAX_BYTES),
-    ("grpc.so_reuseport", 0),
-)
 _LOOPBACK: Final = ("127.", "localhost:", "[::1]:")
 
 
@@ -67,7 +60,7 @@ class Datanode:
             self.disk, self._peers, self.membership, SystemClock(), self._found_corrupt, buffers
         )
         self._side_socket = SideSocket(self.disk, buffers)
-        self._server = grpc.aio.server(options=_SERVER_OPTIONS)
+        self._server = Server(self._service.methods())
         self._heartbeats: Heartbeats | None = None
 
     @property
@@ -77,17 +70,14 @@ class Datanode:
 
     async def start(self) -> None:
         """Listen and serve. Raises CairnError when the address cannot be had."""
-        host = self.settings.listen.rpartition(":")[0]
-        self._server.add_generic_rpc_handlers((self._service.handlers(),))
         try:
-            port = self._server.add_insecure_port(self.settings.listen)
-            self._server.add_insecure_port(f"unix-abstract:{self.unix_socket}")
-        except RuntimeError:
-            detail = f"cannot listen on {self.settings.listen}: the address is in use or not of this host"
-            raise CairnError(common_pb2.ERROR_CODE_UNAVAILABLE, detail) from None
+            address = self._server.bind(self.settings.listen)
+            self._server.bind_abstract(self.unix_socket)
+        except OSError as error:
+            raise CairnError(common_pb2.ERROR_CODE_UNAVAILABLE, str(error)) from None
         await self._server.start()
         self._side_socket.start(self.unix_socket)
-        self.address = f"{host}:{port}"
+        self.address = address
 
     async def run(self) -> None:
         """Talk to the coordinators and care for the chunks.
@@ -125,10 +115,9 @@ class Datanode:
 
     async def stop(self) -> None:
         """Stop serving, finish what runs on the disk, and release the data directory."""
-        stopping = asyncio.create_task(self._server.stop(STOP_GRACE_S))
-        self._service.drain()
+        await self._service.drain(STOP_GRACE_S)
         await self._side_socket.close()
-        await stopping
+        await self._server.stop()
         await self._peers.close()
         await asyncio.to_thread(self.disk.close)
         self.store.close()

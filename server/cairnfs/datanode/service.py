@@ -1,11 +1,11 @@
 """The gRPC service Chunks: bulk messages pass as bytes, and the bulk codec reads and writes them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from typing import Any, Final, TypeAlias
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
+from typing import Final
 
-import grpc
-import grpc.aio
+from google.protobuf.message import DecodeError
 
 from cairnfs.base import limits
 from cairnfs.base.clock import Clock
@@ -14,17 +14,20 @@ from cairnfs.base.ids import new_id
 from cairnfs.base.logs import get_logger
 from cairnfs.bulk.codec import ChunkFrame, decode_chunk_data, encode_chunk_data
 from cairnfs.bulk.shared import SharedBuffers
+from cairnfs.datanode.calls import ByteCall, Serve
 from cairnfs.datanode.disk import Disk
 from cairnfs.datanode.intake import StreamIntake
 from cairnfs.datanode.membership import Membership
 from cairnfs.datanode.peers import Peers
 from cairnfs.rpc.v1 import chunks_pb2, common_pb2
+from cairnfs.serving.methods import unary
+from cairnfs.serving.server import Call, Opener
 
 _log = get_logger(__name__)
 
 SESSIONS_MAX: Final = 4_096
+_CHUNKS: Final = "/cairnfs.rpc.v1.Chunks/"
 
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 FoundCorrupt = Callable[[bytes], None]
 
 
@@ -48,39 +51,34 @@ class ChunksService:
         self._buffers = buffers
         self._sessions: dict[str, int] = {}
         self._readers: set[asyncio.Task[None]] = set()
+        self._calls: set[asyncio.Task[None]] = set()
+        self._draining = False
 
-    def handlers(self) -> grpc.GenericRpcHandler:
+    def methods(self) -> dict[str, Opener]:
         """What to register with a server."""
-        return grpc.method_handlers_generic_handler(
-            "cairnfs.rpc.v1.Chunks",
-            {
-                "StoreChunk": grpc.stream_stream_rpc_method_handler(
-                    self.store_chunk, None, chunks_pb2.ChunkDataAck.SerializeToString
-                ),
-                "RetrieveChunk": grpc.stream_stream_rpc_method_handler(
-                    self.retrieve_chunk, chunks_pb2.RetrieveChunkRequest.FromString, None
-                ),
-                "ReplicateChunk": grpc.unary_unary_rpc_method_handler(
-                    self.replicate_chunk,
-                    chunks_pb2.ReplicateChunkRequest.FromString,
-                    chunks_pb2.ReplicateChunkReply.SerializeToString,
-                ),
-                "ChunkDataStream": grpc.stream_stream_rpc_method_handler(
-                    self.chunk_data_stream, None, chunks_pb2.ChunkDataAck.SerializeToString
-                ),
-            },
-        )
+        return {
+            _CHUNKS + "StoreChunk": partial(self._open, self._store_chunk),
+            _CHUNKS + "RetrieveChunk": partial(self._open, self._retrieve_chunk),
+            _CHUNKS + "ReplicateChunk": unary(chunks_pb2.ReplicateChunkRequest, self.replicate_chunk),
+            _CHUNKS + "ChunkDataStream": partial(self._open, self._chunk_data_stream),
+        }
 
-    async def store_chunk(self, _requests: AsyncIterator[bytes], context: Context) -> None:
+    def _open(self, serve: Serve, call: Call) -> ByteCall:
+        opened = ByteCall(call, serve)
+        self._calls.add(opened.task)
+        opened.task.add_done_callback(self._calls.discard)
+        return opened
+
+    async def _store_chunk(self, call: ByteCall) -> None:
         """StoreChunk: a client stores chunks here and on replicas."""
-        await self._serve_intake(context, limits.STORE_WINDOW_BYTES, self._registered)
+        await self._serve_intake(call, limits.STORE_WINDOW_BYTES, self._registered)
 
-    async def chunk_data_stream(self, _requests: AsyncIterator[bytes], context: Context) -> None:
+    async def _chunk_data_stream(self, call: ByteCall) -> None:
         """ChunkDataStream: a peer stores replicas here."""
-        await self._serve_intake(context, limits.REPLICATION_WINDOW_BYTES, self._of_session)
+        await self._serve_intake(call, limits.REPLICATION_WINDOW_BYTES, self._of_session)
 
     async def replicate_chunk(
-        self, request: chunks_pb2.ReplicateChunkRequest, _context: Context
+        self, request: chunks_pb2.ReplicateChunkRequest, _context: None
     ) -> chunks_pb2.ReplicateChunkReply:
         """ReplicateChunk: a peer asks for a replication session."""
         mine = self._membership.cluster_id
@@ -107,38 +105,44 @@ class ChunksService:
             raise CairnError(common_pb2.ERROR_CODE_INVALID, "a replica makes no further copies")
 
     async def _serve_intake(
-        self, context: Context, window_bytes: int, check: Callable[[chunks_pb2.ChunkHeader], None]
+        self, call: ByteCall, window_bytes: int, check: Callable[[chunks_pb2.ChunkHeader], None]
     ) -> None:
         intake = StreamIntake(self._disk, self._peers, self._membership.node, window_bytes, self._clock)
-        reader = self._reader(self._receive(context, intake, check))
+        reader = self._reader(self._receive(call, intake, check))
         idle = asyncio.create_task(_give_up_idle(intake))
         try:
-            await _acknowledge(context, intake, reader)
+            await _acknowledge(call, intake, reader)
             if not reader.cancelled():
                 reader.result()
         except CairnError as error:
-            _log.info("stream refused", peer=context.peer(), detail=str(error))
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            _log.info("stream refused", detail=str(error))
+            raise
         finally:
             reader.cancel()
             idle.cancel()
             intake.close()
 
     def _reader(self, reading: Coroutine[None, None, None]) -> "asyncio.Task[None]":
+        if self._draining:
+            reading.close()
+            raise CairnError(common_pb2.ERROR_CODE_UNAVAILABLE, "the datanode is stopping")
         reader = asyncio.create_task(reading)
         self._readers.add(reader)
         reader.add_done_callback(self._readers.discard)
         return reader
 
-    def drain(self) -> None:
-        """Read no more from any stream; streams end when they have answered what they read."""
+    async def drain(self, grace_s: float) -> None:
+        """Read no more from any stream; wait up to `grace_s` until all have answered what they read."""
+        self._draining = True
         for reader in self._readers:
             reader.cancel()
+        if self._calls:
+            await asyncio.wait(self._calls, timeout=grace_s)
 
     async def _receive(
-        self, context: Context, intake: StreamIntake, check: Callable[[chunks_pb2.ChunkHeader], None]
+        self, call: ByteCall, intake: StreamIntake, check: Callable[[chunks_pb2.ChunkHeader], None]
     ) -> None:
-        while isinstance(message := await context.read(), bytes):
+        while (message := await call.read()) is not None:
             frame = decode_chunk_data(message)
             self._buffers.resolve(frame)
             if frame.header is not None:
@@ -149,7 +153,7 @@ class ChunksService:
                     continue
             await intake.receive(frame)
 
-    async def retrieve_chunk(self, _requests: AsyncIterator[object], context: Context) -> None:
+    async def _retrieve_chunk(self, call: ByteCall) -> None:
         """RetrieveChunk: send chunks and ranges of them, a few at a time."""
         room = asyncio.Semaphore(limits.RETRIEVALS_QUEUED_MAX)
         turns = asyncio.Semaphore(limits.RETRIEVALS_CONCURRENT_MAX)
@@ -159,7 +163,7 @@ class ChunksService:
         async def send(frame: ChunkFrame) -> None:
             message = encode_chunk_data(frame)
             async with sending:
-                await context.write(message)
+                await call.write(message)
 
         async def serve(request: chunks_pb2.RetrieveChunkRequest) -> None:
             try:
@@ -169,7 +173,8 @@ class ChunksService:
                 room.release()
 
         async def read() -> None:
-            while isinstance(request := await context.read(), chunks_pb2.RetrieveChunkRequest):
+            while (message := await call.read()) is not None:
+                request = _request(message)
                 await room.acquire()
                 task = asyncio.create_task(serve(request))
                 tasks.add(task)
@@ -179,6 +184,8 @@ class ChunksService:
         try:
             await asyncio.wait([reader])
             await asyncio.gather(*tasks)
+            if not reader.cancelled():
+                reader.result()
         finally:
             reader.cancel()
             for task in tasks:
@@ -211,14 +218,21 @@ class ChunksService:
             await send(ChunkFrame(request.transfer, error=error.code, detail=error.detail))
 
 
-async def _acknowledge(context: Context, intake: StreamIntake, reader: "asyncio.Task[None]") -> None:
+def _request(message: bytes) -> chunks_pb2.RetrieveChunkRequest:
+    try:
+        return chunks_pb2.RetrieveChunkRequest.FromString(message)
+    except DecodeError as error:
+        raise CairnError(common_pb2.ERROR_CODE_INVALID, str(error)) from None
+
+
+async def _acknowledge(call: ByteCall, intake: StreamIntake, reader: "asyncio.Task[None]") -> None:
     """Send acknowledgements until the sender has closed its side and every transfer is answered."""
     reader.add_done_callback(lambda _: intake.wake())
     while True:
         if reader.cancelled():
             intake.drain()
         while intake.acks:
-            await context.write(intake.acks.popleft())
+            await call.write(intake.acks.popleft().SerializeToString())
         if reader.done() and (intake.idle or (not reader.cancelled() and reader.exception())):
             return
         await intake.wait_for_acks()

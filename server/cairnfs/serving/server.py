@@ -238,12 +238,24 @@ class Server:
             raise OSError(f"cannot listen on {listen}: {refusal}") from refusal
         return f"{host}:{port}"
 
+    def bind_abstract(self, name: str) -> None:
+        """Take a Unix socket of the abstract namespace. Raises OSError."""
+        bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            bound.bind(f"\0{name}")
+            bound.listen(_BACKLOG)
+        except OSError:
+            bound.close()
+            raise
+        self._sockets.append(bound)
+
     async def start(self) -> None:
         """Begin to serve."""
         loop = asyncio.get_running_loop()
         for bound in self._sockets:
+            create = loop.create_unix_server if bound.family == socket.AF_UNIX else loop.create_server
             self._listeners.append(
-                await loop.create_server(lambda: _Connection(self._methods, self._connections), sock=bound)
+                await create(lambda: _Connection(self._methods, self._connections), sock=bound)
             )
         self._sockets.clear()
 
