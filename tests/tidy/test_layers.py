@@ -46,9 +46,7 @@ GRPC_MODULES = {
     "cairnfs.client.admin",
     "cairnfs.datanode.coordinators",  # asks them
     "cairnfs.datanode.heartbeat",
-    "cairnfs.datanode.node",  # puts the server together
     "cairnfs.datanode.peers",
-    "cairnfs.datanode.service",
 }
 
 

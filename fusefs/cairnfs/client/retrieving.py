@@ -10,6 +10,7 @@ from cairnfs.base import limits
 from cairnfs.base.errors import CairnError
 from cairnfs.base.ids import reader_node
 from cairnfs.base.logs import get_logger
+from cairnfs.client.channels import Channels
 from cairnfs.client.interface import MetadataSession
 from cairnfs.client.node_ranking import NodeRanking
 from cairnfs.client.transport import ChunkTransport, RetrievedFrame, RetrieveStream
@@ -92,7 +93,7 @@ class _Channel:
         self._attempts.pop(number, None)
 
     async def serve(self) -> CairnError:
-        """Handle frames until the stream is over; why it ended."""
+        """See `Channel`."""
         try:
             while True:
                 for frame in await self.stream.receive():
@@ -120,13 +121,13 @@ class _Channel:
         attempt.finish(problem)
 
     def fail(self, error: CairnError) -> None:
-        """Every attempt ends with `error`."""
+        """See `Channel`."""
         attempts, self._attempts = self._attempts, {}
         for attempt in attempts.values():
             attempt.finish(error)
 
     def check_progress(self) -> None:
-        """Give the stream up when an attempt has made no progress for TRANSFER_PROGRESS_S."""
+        """See `Channel`; the whole stream is given up, and its attempts are made elsewhere."""
         now = self._clock()
         if any(now - each.progress_s >= limits.TRANSFER_PROGRESS_S for each in self._attempts.values()):
             self.broken = True
@@ -167,7 +168,7 @@ class Retriever:
         self._nursery = nursery
         self._clock = clock
         self._chunk_id_of = chunk_id_of
-        self._channels: dict[int, _Channel] = {}
+        self._channels = Channels(self._open, nursery)
         self._hedges = 0
 
     async def retrieve(self, piece: Piece, nodes: Sequence[int]) -> bytes:
@@ -219,7 +220,7 @@ class Retriever:
         running: dict[_Attempt, tuple[_Channel, int]],
     ) -> None:
         attempt = _Attempt(info.node, piece, race, self._clock())
-        channel = self._channel(info)
+        channel = self._channels.to(info)
         running[attempt] = (channel, channel.ask(attempt))
 
     async def _wait(self, race: _Race, running: dict[_Attempt, tuple[_Channel, int]], *, hedge: bool) -> bool:
@@ -265,27 +266,12 @@ class Retriever:
         except CairnError as error:
             _log.debug("report of a replica not delivered", node=node, error=str(error))
 
-    # -------------------------------------------------------------- streams
-
-    def _channel(self, info: common_pb2.NodeInfo) -> _Channel:
-        channel = self._channels.get(info.node)
-        if channel is None or channel.broken:
-            stream = self._transport.open_retrieve(info)
-            channel = _Channel(info.node, stream, self._ranking, self._clock)
-            self._channels[info.node] = channel
-            self._nursery.start_soon(self._serve, info, channel)
-        return channel
-
-    async def _serve(self, info: common_pb2.NodeInfo, channel: _Channel) -> None:
-        error = await channel.serve()
-        channel.fail(error)
-        if self._channels.get(info.node) is channel:
-            del self._channels[info.node]
+    def _open(self, info: common_pb2.NodeInfo) -> _Channel:
+        return _Channel(info.node, self._transport.open_retrieve(info), self._ranking, self._clock)
 
     def check_progress(self) -> None:
         """Look for attempts without progress; call about once a second."""
-        for channel in list(self._channels.values()):
-            channel.check_progress()
+        self._channels.check_progress()
 
 
 _REPORTED = frozenset({common_pb2.ERROR_CODE_CORRUPT, common_pb2.ERROR_CODE_NOT_FOUND})

@@ -1,7 +1,8 @@
 """Brings chunks to datanodes: streams to primaries, failover to other nodes, when to be content."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import trio
@@ -12,10 +13,11 @@ from cairnfs.base.ids import reader_node
 from cairnfs.base.logs import get_logger
 from cairnfs.bulk.shared import SendBuffer
 from cairnfs.client.ahead import Plans
+from cairnfs.client.channels import Channels
 from cairnfs.client.interface import MetadataSession
 from cairnfs.client.node_ranking import NodeRanking
 from cairnfs.client.planner import Planner
-from cairnfs.client.shared_memory import share_memory
+from cairnfs.client.shared_memory import BufferUser, share_memory
 from cairnfs.client.side_socket import SideDialer
 from cairnfs.client.store_core import StoreCore
 from cairnfs.client.transport import ChunkTransport, StoreStream
@@ -37,12 +39,16 @@ _WAIT_AND_RETRY: Final = frozenset(
 _NO_NODE_LEFT: Final = frozenset({common_pb2.ERROR_CODE_UNAVAILABLE, common_pb2.ERROR_CODE_NO_SPACE})
 
 
-class _Channel:
-    """The stream to one primary and the transfers on it."""
+Sharing = Callable[[BufferUser], Awaitable[None]]
 
-    def __init__(self, stream: StoreStream, clock: Callable[[], float]) -> None:
+
+class _Channel:
+    """The stream to one primary and the transfers on it; `sharing` gives it a buffer, until cancelled."""
+
+    def __init__(self, stream: StoreStream, clock: Callable[[], float], sharing: Sharing | None) -> None:
         self.stream = stream
         self.buffer: SendBuffer | None = None
+        self._sharing = sharing
         self.broken = False
         self._clock = clock
         self._core = StoreCore()
@@ -60,7 +66,15 @@ class _Channel:
                 self._pump()
 
     async def serve(self) -> CairnError:
-        """Handle acks until the stream is over; why it ended."""
+        """See `Channel`."""
+        async with trio.open_nursery() as nursery:
+            if self._sharing is not None:
+                nursery.start_soon(self._sharing, self)
+            error = await self._serve_stream()
+            nursery.cancel_scope.cancel()
+        return error
+
+    async def _serve_stream(self) -> CairnError:
         try:
             while True:
                 for ack in await self.stream.receive():
@@ -77,13 +91,13 @@ class _Channel:
             self.stream.close()
 
     def fail(self, error: CairnError) -> None:
-        """Every transfer ends with `error`."""
+        """See `Channel`."""
         for transfer in self._core.transfers:
             if transfer.waiter is not None:
                 transfer.waiter.put_error(error)
 
     def check_progress(self) -> None:
-        """Give up what has made no progress for TRANSFER_PROGRESS_S."""
+        """See `Channel`."""
         now = self._clock()
         late = CairnError(common_pb2.ERROR_CODE_TIMED_OUT, "the datanode made no progress")
         if self._core.stuck(now):
@@ -156,7 +170,7 @@ class Storer:
         self._ranking = ranking
         self._nursery = nursery
         self._clock = clock
-        self._channels: dict[int, _Channel] = {}
+        self._channels = Channels(self._open, nursery)
 
     async def plan(self, specs: Sequence[pb.ChunkSpec]) -> Plans:
         """First plans for chunks, by chunk id; waits for datanodes as long as a transfer may take.
@@ -203,7 +217,7 @@ class Storer:
             reader=reader_node(state.spec.chunk_id, plan.nodes),
         )
         try:
-            ack = await self._channel(primary).transfer(state.data, header)
+            ack = await self._channels.to(primary).transfer(state.data, header)
         except CairnError as error:
             self._note_failure(state, plan.nodes[0], error)
             return False
@@ -247,27 +261,11 @@ class Storer:
             state.exclude.clear()  # those that failed may be back by now
             await state.patience.pause()
 
-    # -------------------------------------------------------------- streams
-
-    def _channel(self, info: common_pb2.NodeInfo) -> _Channel:
-        channel = self._channels.get(info.node)
-        if channel is None or channel.broken:
-            channel = _Channel(self._transport.open_store(info), self._clock)
-            self._channels[info.node] = channel
-            self._nursery.start_soon(self._serve, info, channel)
-        return channel
-
-    async def _serve(self, info: common_pb2.NodeInfo, channel: _Channel) -> None:
-        async with trio.open_nursery() as nursery:
-            if info.unix_socket and self._ranking.is_local(info):
-                nursery.start_soon(share_memory, info, self._dialer, channel)
-            error = await channel.serve()
-            nursery.cancel_scope.cancel()
-        channel.fail(error)
-        if self._channels.get(info.node) is channel:
-            del self._channels[info.node]
+    def _open(self, info: common_pb2.NodeInfo) -> _Channel:
+        shares = bool(info.unix_socket) and self._ranking.is_local(info)
+        sharing = partial(share_memory, info, self._dialer) if shares else None
+        return _Channel(self._transport.open_store(info), self._clock, sharing)
 
     def check_progress(self) -> None:
         """Look for transfers without progress; call about once a second."""
-        for channel in list(self._channels.values()):
-            channel.check_progress()
+        self._channels.check_progress()
