@@ -32,7 +32,8 @@ def command(
 
     The command returns when the mount answers; a supervisor then stays in the background and mounts again
     should the client die. Options: ro, noatime, nosuid, nodev, noexec, sync, allow_other and what mount(8)
-    and fstab know; cache_dir=DIR,cache_size=SIZE keep what was read on a local disk. Status 0: mounted; 1: wrong use; 2: the system lacks something; 32: the mount failed.
+    and fstab know; cache_dir=DIR,cache_size=SIZE keep what was read on a local disk. Status 0: mounted;
+    1: wrong use; 2: the system lacks something; 32: the mount failed.
     """
     from cairnfs.mount import entry
 
