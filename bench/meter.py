@@ -134,26 +134,32 @@ def settle(system: System) -> tuple[float, float]:
 
 
 def cpu_s(system: System) -> tuple[float, float]:
-    """CPU seconds of the client and of the servers of a system that run now."""
-    roles = {f"{MARK}={system.name}/{role}".encode(): role for role in ("client", "server")}
-    used_s = dict.fromkeys(roles.values(), 0.0)
+    """CPU seconds of the client and of the servers of a system that run now.
+
+    A process is known by its number, by the mark in its environment (daemons leave their parents) or by its
+    parent (some write over their environment).
+    """
+    parents, used_s, roles = dict[int, int](), dict[int, float](), dict(system.started)
     for process in Path("/proc").iterdir():
         if process.name.isdigit():
             try:
                 marks = (process / "environ").read_bytes().split(b"\0")
-                found = next((roles[mark] for mark in marks if mark in roles), None)
-                # Some write their titles over their environment.
-                role = system.started.get(int(process.name), found)
-                if role is not None:
-                    used_s[role] += _process_cpu_s(process)
+                fields = (process / "stat").read_text().rpartition(")")[2].split()
             except OSError:  # it has ended
                 continue
-    return used_s["client"], used_s["server"]
-
-
-def _process_cpu_s(process: Path) -> float:
-    fields = (process / "stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+            pid = int(process.name)
+            parents[pid], used_s[pid] = int(fields[1]), (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+            for role in ("client", "server"):
+                if f"{MARK}={system.name}/{role}".encode() in marks:
+                    roles.setdefault(pid, role)
+    totals_s = {"client": 0.0, "server": 0.0}
+    for pid, own_s in used_s.items():
+        ancestor = pid
+        while ancestor in parents and ancestor not in roles:
+            ancestor = parents[ancestor]
+        if ancestor in roles:
+            totals_s[roles[ancestor]] += own_s
+    return totals_s["client"], totals_s["server"]
 
 
 def _busy_s() -> float:

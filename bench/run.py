@@ -50,6 +50,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help=f"a {QUICK}th of everything, to try it")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no group after so long")
     parser.add_argument("--scratch", type=Path, default=Path("/var/tmp"), help="where data goes (/var/tmp)")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where the results go (bench/results)")
     parser.add_argument("--name", default=time.strftime("%Y-%m-%d-%H%M%S"), help="name of the result files")
     options = parser.parse_args()
     options.peers = options.peers.replace(",", " ").split()
@@ -158,7 +159,7 @@ def run(options: argparse.Namespace, versions: dict[str, str], scratch: Path) ->
             course = Course(systems, scale, scratch, time.monotonic() + 60 * options.minutes)
 
             def save() -> None:
-                report.write_json(RESULTS / f"{options.name}.json", facts, course.measurements)
+                report.write_json(options.results / f"{options.name}.json", facts, course.measurements)
 
             try:
                 course.run(options.rounds, options.only or list(GROUPS), save)
@@ -168,7 +169,7 @@ def run(options: argparse.Namespace, versions: dict[str, str], scratch: Path) ->
     except StartError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
-    print(report.write(RESULTS, options.name, [RESULTS / f"{options.name}.json"]))
+    print(report.write(options.results, options.name, [options.results / f"{options.name}.json"]))
     return 0
 
 

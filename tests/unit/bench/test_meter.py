@@ -1,6 +1,7 @@
 """Steps run apart, within a bound, and CPU time is told by who used it."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -66,6 +67,17 @@ def test_cpu_time_belongs_to_the_role_that_a_process_was_started_in(system: Loca
     assert client_s == 0
     assert server_s >= 0.25
     assert server.poll() is None
+
+
+def test_what_a_server_started_belongs_to_it_even_without_a_mark(system: Local) -> None:
+    parent = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {BUSY!r}], env={{}})"
+    system.spawn("server", [sys.executable, "-c", parent])
+    log = system.directory / "log"
+    while not log.read_text():
+        time.sleep(0.01)
+    assert cpu_s(system)[1] >= 0.25
+    (child,) = Path(f"/proc/{next(iter(system.started))}/task").glob("*/children")
+    os.kill(int(child.read_text()), signal.SIGKILL)
 
 
 def test_processes_that_servers_start_are_found_by_their_environment(system: Local) -> None:
