@@ -110,14 +110,19 @@ class Prefetcher:
     def _walk(self, ino: int) -> DirectoryWalk:
         walk = self._walks.get(ino)
         if walk is None:
+            self._forget_old_walks()
             walk = self._walks[ino] = DirectoryWalk()
-            if len(self._walks) > limits.WALKS_MAX:
-                _, old = self._walks.popitem(last=False)
-                for expected in old.expected:
-                    self._expected.pop(expected, None)
         else:
             self._walks.move_to_end(ino)
         return walk
+
+    def _forget_old_walks(self) -> None:
+        entries = sum(len(walk.listing) for walk in self._walks.values())
+        while len(self._walks) >= limits.WALKS_MAX or entries > limits.WALK_ENTRIES_MAX:
+            _, old = self._walks.popitem(last=False)
+            entries -= len(old.listing)
+            for expected in old.expected:
+                self._expected.pop(expected, None)
 
     def _containing(self, ino: int) -> tuple[int, DirectoryWalk | None]:
         """The directory in which a program seems to have found a file."""
@@ -193,7 +198,8 @@ class Prefetcher:
             yield from (entry.ino for entry in inside.listing[:SIBLINGS_SEEN_MAX] if entry.directory)
         beside = self._walks.get(directory.attr.parent) if directory.attr is not None else None
         position = beside.position(directory.ino) if beside is not None else None
-        if beside is not None and position is not None:
+        if beside is not None and position is not None and directory.attr is not None:
+            self._walks.move_to_end(directory.attr.parent)  # it will be needed for the next one, too
             behind = beside.listing[position + 1 : position + 1 + SIBLINGS_SEEN_MAX]
             yield from (entry.ino for entry in behind if entry.directory)
 

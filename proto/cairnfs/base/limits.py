@@ -196,6 +196,7 @@ PREFETCH_UNUSED_MAX_BYTES: Final = 16 * MIB  # of one directory's files, fetched
 PREFETCH_CONCURRENT_MAX: Final = 32  # small files fetched at a time
 WALKS_MAX: Final = 64  # directories whose use is watched
 WALK_LISTING_MAX: Final = 16_384  # entries of one of them that are remembered in order
+WALK_ENTRIES_MAX: Final = 100_000  # and of all of them, before another one is watched
 WALK_UNUSED_ENTRIES_MAX: Final = 4_096  # of one directory, fetched and not yet looked up
 WALK_UNUSED_LISTINGS_MAX: Final = 64  # of directories, fetched and not yet visited
 
@@ -285,7 +286,7 @@ assert LOCATE_PATIENCE_S < HEDGE_MAX_S < LOCAL_RETRY_S < NODE_PENALTY_S
 assert CHUNK_MAX_BYTES < READ_AHEAD_MAX_BYTES < READ_CACHE_MAX_BYTES
 assert PREFETCH_FIRST_BYTES < PREFETCH_UNUSED_MAX_BYTES < READ_CACHE_MAX_BYTES
 assert PREFETCH_FILE_MAX_BYTES <= PACK_CHUNK_MAX_BYTES
-assert READDIR_LIMIT_MAX < WALK_UNUSED_ENTRIES_MAX < WALK_LISTING_MAX
+assert READDIR_LIMIT_MAX < WALK_UNUSED_ENTRIES_MAX < WALK_LISTING_MAX < WALK_ENTRIES_MAX
 assert FUSE_TICK_S < LEASE_S - CLIENT_DOUBT_S
 assert ANSWERS_INODES_MAX * 160 + ANSWERS_ENTRIES_MAX * 96 < 64 * MIB
 assert CHUNK_MAX_BYTES * 64 <= CACHE_SIZE_MIN_BYTES <= CACHE_SIZE_BYTES

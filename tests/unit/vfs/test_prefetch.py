@@ -8,6 +8,7 @@ import pytest
 import trio
 import trio.testing
 
+from cairnfs.base import limits
 from cairnfs.base.errors import CairnError
 from cairnfs.base.limits import KIB
 from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
@@ -203,3 +204,17 @@ async def test_names_that_others_put_before_a_file_end_locating_it(
         await other.write("/d/d", 0, b"new")
         rig.messages_left = 50
         await prefetcher._locate(directory, walk, files)
+
+
+async def test_what_is_remembered_of_directories_is_bounded(
+    autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "WALKS_MAX", 4)
+    monkeypatch.setattr(limits, "WALK_ENTRIES_MAX", 60)
+    tree = {f"/d{number}/f{file}": b"x" for number in range(8) for file in range(30)}
+    async with cold_mount(tree) as (kernel, _):
+        walks = kernel.fs.prefetcher._walks
+        for number in range(8):
+            await kernel.listdir(f"/d{number}")
+            assert len(walks) <= 4
+            assert sum(len(walk.listing) for walk in walks.values()) <= 60 + 2 * 30
