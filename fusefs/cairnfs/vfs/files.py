@@ -38,10 +38,7 @@ class FileOps(LockOps, Part):
             if made is not None:
                 made.lookups += 1
                 return self._new_file(made, flags, shared=False), state.node(made, directory)
-            reply: pb.EntryReply = await state.session.call(
-                pb.MkNod(parent=parent, name=name, mode=mode, open=True, exclusive=bool(flags & os.O_EXCL)),
-                caller,
-            )
+            reply = await self._create_remote(parent, name, mode, flags, caller)
         finally:
             directory.mutations -= 1
         inode = state.inodes.get(reply.attr.ino)
@@ -51,6 +48,20 @@ class FileOps(LockOps, Part):
         else:
             opened = await self.open(inode.ino, flags & ~(os.O_CREAT | os.O_EXCL), caller)
         return opened, state.node(inode, directory)
+
+    async def _create_remote(
+        self, parent: int, name: bytes, mode: int, flags: int, caller: pb.Caller
+    ) -> pb.EntryReply:
+        exclusive = bool(flags & os.O_EXCL)
+        op = pb.MkNod(parent=parent, name=name, mode=mode, open=True, exclusive=exclusive)
+        try:
+            reply: pb.EntryReply = await self.state.session.call(op, caller)
+        except CairnError as error:
+            if error.code == common.ERROR_CODE_EXISTS and not exclusive:
+                # Somebody has just made a link or a directory of that name: the kernel shall look again.
+                raise CairnError(common.ERROR_CODE_STALE, error.detail) from error
+            raise
+        return reply
 
     async def open(self, ino: int, flags: int, caller: pb.Caller) -> Opened:
         """Open an existing file."""
@@ -118,7 +129,7 @@ class FileOps(LockOps, Part):
         inode.handles -= 1
         if inode.handles:
             return
-        if inode.attr is not None and inode.attr.nlink == 0:
+        if inode.attr is not None and inode.attr.nlink == 0 and not inode.exposed:
             self.flusher.forget(inode)
         if inode.registered:
             inode.registered = False

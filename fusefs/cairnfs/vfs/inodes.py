@@ -37,6 +37,7 @@ class Inode:
         "complete",
         "epoch",
         "error",
+        "exposed",
         "handles",
         "ino",
         "journaled",
@@ -71,6 +72,7 @@ class Inode:
         self.complete = False  # `entries` are all there are
         self.target: bytes | None = None
         self.error: CairnError | None = None  # of a change that had already returned
+        self.exposed = True  # others may have it open: only of what is made here they cannot know yet
         self._entries: Entries | None = None
         self._xattrs: dict[bytes, bytes] | None = None
         self._extents: ExtentMap | None = None
@@ -174,6 +176,7 @@ class Inode:
     def drop_lease(self, keep: int = NO_LEASE) -> None:
         """The lease shrinks to `keep`; without one nothing cached may be used again."""
         self.lease = min(self.lease, keep)
+        self.exposed = True
         self.epoch += 1
         if self.lease == NO_LEASE:
             self.attr_valid = False

@@ -152,6 +152,7 @@ class LocalChanges:
         )
         inode.attr_valid = True
         inode.lease = WRITE_LEASE
+        inode.exposed = False
         inode.complete = is_directory
         if stat.S_ISREG(mode):
             inode.extents.learn(0, limits.BLOCK_BYTES, ())

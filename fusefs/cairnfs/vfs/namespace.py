@@ -6,11 +6,14 @@ from typing import Any
 
 from cairnfs.base import limits
 from cairnfs.base.errors import CairnError
+from cairnfs.base.logs import get_logger
 from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
 from cairnfs.vfs.base import Part
 from cairnfs.vfs.inodes import Inode
 from cairnfs.vfs.interface import Node
 from cairnfs.vfs.state import KERNEL_TIMEOUT_S
+
+log = get_logger(__name__)
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
@@ -122,10 +125,13 @@ class NamespaceOps(Part):
         """Remove a name that is not a directory's."""
         directory = self.state.inodes.get(parent)
         async with self._mutating(directory):
-            await self.upgrades.before_change(directory, self._known(directory, name))
+            known = self._known(directory, name)
+            await self.upgrades.before_change(directory, known)
+            await self._save_for_others(known)
             removed = self.local.unlink(directory, name, caller)
             if removed is None:
                 inode = await self._resolve(directory, name, caller)
+                await self._save_for_others(inode)
                 op = pb.Unlink(parent=parent, name=name, keep_open=bool(inode and inode.handles))
                 reply: pb.RemoveReply = await self.state.session.call(op, caller)
                 removed = self.state.inodes.get(reply.attr.ino)
@@ -154,6 +160,7 @@ class NamespaceOps(Part):
                 await self.upgrades.before_change(target, other)
             if known is not None and known.unsaved and other is not None and not flags & RENAME_EXCHANGE:
                 await self.flusher.flush(known)
+            await self._save_for_others(other)
             if self.local.rename(source, name, target, new_name, flags, caller):
                 replaced = other
             else:
@@ -171,6 +178,7 @@ class NamespaceOps(Part):
             moved = await self._resolve(source, name, caller)
             if moved is not None and moved.unsaved:
                 await self.flusher.flush(moved)
+            await self._save_for_others(replaced)
         op = pb.Rename(
             parent=source.ino,
             name=name,
@@ -204,6 +212,18 @@ class NamespaceOps(Part):
                 return None
             raise
         return self.state.inodes.get(reply.attr.ino)
+
+    async def _save_for_others(self, inode: Inode | None) -> None:
+        """Before a file loses a name: who has it open on another mount must find what was written here.
+
+        With its last name our lease on it ends, and nobody will ask us any more.
+        """
+        if inode is None or not (inode.unsaved and inode.exposed) or inode.handles:
+            return
+        try:
+            await self.flusher.flush(inode)
+        except CairnError as error:
+            log.warning("unsent writes of a file that is removed are lost", ino=inode.ino, error=str(error))
 
     def _maybe_gone(self, inode: Inode) -> None:
         """After its last name went: nothing of a file that nobody has open needs to be sent."""
