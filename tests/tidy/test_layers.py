@@ -46,7 +46,6 @@ GRPC_MODULES = {
     "cairnfs.client.admin",
     "cairnfs.datanode.coordinators",  # asks them
     "cairnfs.datanode.heartbeat",
-    "cairnfs.datanode.peers",
 }
 
 

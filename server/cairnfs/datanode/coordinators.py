@@ -1,14 +1,21 @@
 """The coordinators of a datanode's list: one is used until it fails, then the next."""
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import Any, Final
 
 import grpc
 import grpc.aio
 
 from cairnfs.base import limits
-from cairnfs.datanode.peers import CHANNEL_OPTIONS
 from cairnfs.rpc.v1 import nodes_pb2, nodes_pb2_grpc
+
+CHANNEL_OPTIONS: Final[Sequence[tuple[str, int]]] = (
+    ("grpc.max_receive_message_length", limits.GRPC_MESSAGE_MAX_BYTES),
+    ("grpc.max_send_message_length", limits.GRPC_MESSAGE_MAX_BYTES),
+    ("grpc.enable_retries", 0),
+    # A channel of its own after a failure must not inherit the back-off of the old one.
+    ("grpc.use_local_subchannel_pool", 1),
+)
 
 
 class Coordinators:

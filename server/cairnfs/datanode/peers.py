@@ -2,11 +2,10 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Sequence
-from typing import Final, Protocol, TypeAlias, cast
+from collections.abc import Iterable
+from typing import Final, Protocol, TypeVar, cast
 
-import grpc
-import grpc.aio
+from google.protobuf.message import DecodeError, Message
 
 from cairnfs.base import limits
 from cairnfs.base.clock import Clock
@@ -15,22 +14,13 @@ from cairnfs.base.logs import get_logger
 from cairnfs.bulk.codec import ChunkFrame, encode_chunk_data
 from cairnfs.datanode import replication
 from cairnfs.datanode.membership import Membership
+from cairnfs.datanode.peer_connection import UNIX, PeerCall, PeerConnection
 from cairnfs.datanode.shared_memory import SharedMemory
 from cairnfs.rpc.v1 import chunks_pb2, common_pb2
 
 _log = get_logger(__name__)
 
 CHUNKS: Final = "/cairnfs.rpc.v1.Chunks/"
-CHANNEL_OPTIONS: Final[Sequence[tuple[str, int]]] = (
-    ("grpc.max_receive_message_length", limits.GRPC_MESSAGE_MAX_BYTES),
-    ("grpc.max_send_message_length", limits.GRPC_MESSAGE_MAX_BYTES),
-    ("grpc.enable_retries", 0),
-    # A channel of its own after a failure must not inherit the back-off of the old one.
-    ("grpc.use_local_subchannel_pool", 1),
-)
-
-_Stream: TypeAlias = "grpc.aio.StreamStreamCall[bytes, chunks_pb2.ChunkDataAck]"
-_OpenStream: TypeAlias = "grpc.aio.StreamStreamMultiCallable[bytes, chunks_pb2.ChunkDataAck]"
 
 
 class ReplicaListener(Protocol):
@@ -46,10 +36,22 @@ class ReplicaListener(Protocol):
 
 
 def target_of(info: common_pb2.NodeInfo, own_host_id: str) -> str:
-    """Where gRPC reaches a node: its Unix socket from the same host, otherwise TCP."""
+    """Where a node is reached: its Unix socket from the same host, otherwise TCP."""
     if info.unix_socket and info.host_id == own_host_id:
-        return f"unix-abstract:{info.unix_socket}"
+        return UNIX + info.unix_socket
     return info.address
+
+
+M = TypeVar("M", bound=Message)
+
+
+def _parsed(kind: type[M], message: bytes) -> M:
+    try:
+        return kind.FromString(message)
+    except DecodeError as error:
+        raise CairnError(
+            common_pb2.ERROR_CODE_INVALID, f"the peer sent a malformed message: {error}"
+        ) from None
 
 
 class PeerLink:
@@ -99,8 +101,6 @@ class PeerLink:
                 detail = await self._session()
             except CairnError as error:
                 detail = str(error)
-            except grpc.aio.AioRpcError as error:
-                detail = f"{error.code().name.lower()}: {error.details()}"
             _log.info("replication stream ended", peer=self.info.node, detail=detail)
             self._down_until_s = self._clock.monotonic() + limits.PEER_RETRY_S
             self._perform(self._sender.on_broken(detail))
@@ -110,12 +110,9 @@ class PeerLink:
         self._outgoing.clear()
         self._reset.clear()
         target = target_of(self.info, self._membership.host_id)
-        async with grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS) as channel:
-            reply = await self._open(channel)
-            stream: _OpenStream = channel.stream_stream(
-                CHUNKS + "ChunkDataStream", response_deserializer=chunks_pb2.ChunkDataAck.FromString
-            )
-            call = stream()
+        async with PeerConnection.connect(target) as connection:
+            reply = await self._open(connection)
+            call = connection.open(CHUNKS + "ChunkDataStream")
             now = self._clock.monotonic()
             self._perform(self._sender.on_open(reply.replication_session, reply.ready_for_next, now))
             parts = (self._write(call), self._read(call), self._watch())
@@ -127,43 +124,41 @@ class PeerLink:
             finally:
                 for task in tasks:
                     task.cancel()
-                call.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
                 if self._shared is not None:
                     self._shared.close()
                     self._shared = None
 
-    async def _open(self, channel: grpc.aio.Channel) -> chunks_pb2.ReplicateChunkReply:
-        replicate = channel.unary_unary(
-            CHUNKS + "ReplicateChunk",
-            request_serializer=chunks_pb2.ReplicateChunkRequest.SerializeToString,
-            response_deserializer=chunks_pb2.ReplicateChunkReply.FromString,
-        )
+    async def _open(self, connection: PeerConnection) -> chunks_pb2.ReplicateChunkReply:
         request = chunks_pb2.ReplicateChunkRequest(
             source_node=self._membership.node,
             cluster_id=self._membership.cluster_id,
             window_bytes=limits.REPLICATION_WINDOW_BYTES,
         )
-        reply: chunks_pb2.ReplicateChunkReply = await replicate(request, timeout=limits.REPLICA_PROGRESS_S)
+        try:
+            async with asyncio.timeout(limits.REPLICA_PROGRESS_S):
+                answer = await connection.ask(CHUNKS + "ReplicateChunk", request.SerializeToString())
+        except TimeoutError:
+            raise CairnError(common_pb2.ERROR_CODE_TIMED_OUT, "no answer in time") from None
+        reply = _parsed(chunks_pb2.ReplicateChunkReply, answer)
         if not reply.accepted:
             raise CairnError(reply.error, reply.detail)
         return reply
 
-    async def _write(self, call: _Stream) -> str:
+    async def _write(self, call: PeerCall) -> str:
         while True:
             while self._outgoing:
                 await call.write(encode_chunk_data(self._outgoing.popleft()))
             self._wake.clear()
             await self._wake.wait()
 
-    async def _read(self, call: _Stream) -> str:
-        while True:
-            ack = await call.read()
-            if not isinstance(ack, chunks_pb2.ChunkDataAck):
-                return "the peer ended the stream"
+    async def _read(self, call: PeerCall) -> str:
+        while (message := await call.read()) is not None:
+            ack = _parsed(chunks_pb2.ChunkDataAck, message)
             if self._shared is not None:
                 self._shared.buffer.acknowledged(ack)
             self._perform(self._sender.on_ack(ack, self._clock.monotonic()))
+        return "the peer ended the stream"
 
     async def _watch(self) -> str:
         while not self._reset.is_set():

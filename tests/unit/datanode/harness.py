@@ -13,8 +13,9 @@ import grpc.aio
 from cairnfs.base import limits
 from cairnfs.base.settings import DatanodeSettings
 from cairnfs.bulk.codec import ChunkFrame, decode_chunk_data, encode_chunk_data
+from cairnfs.datanode.coordinators import CHANNEL_OPTIONS
 from cairnfs.datanode.node import Datanode
-from cairnfs.datanode.peers import CHANNEL_OPTIONS, CHUNKS
+from cairnfs.datanode.peers import CHUNKS
 from cairnfs.datanode.store.checked import crc_of
 from cairnfs.rpc.v1 import chunks_pb2, common_pb2, nodes_pb2, nodes_pb2_grpc
 
