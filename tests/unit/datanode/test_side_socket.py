@@ -4,8 +4,9 @@ import asyncio
 import functools
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from cairnfs.bulk.shared import SendBuffer, SharedBuffers
 from cairnfs.datanode.disk import Disk
 from cairnfs.datanode.side_socket import SideSocket
 from cairnfs.datanode.store.checksums import BlockChecksums
-from cairnfs.datanode.store.interface import SmallChunk
+from cairnfs.datanode.store.interface import ChunkLocation, SmallChunk
 from cairnfs.datanode.store.local import LocalChunkStore
 from cairnfs.rpc.v1 import chunks_pb2, common_pb2
 from tests.unit.datanode.harness import content, eventually, name
@@ -158,10 +159,20 @@ async def test_neighbours_come_along_up_to_a_bound(tmp_path: Path) -> None:
 
 
 @on_a_loop
-async def test_the_largest_reply_fits_into_a_packet(tmp_path: Path) -> None:
+async def test_the_largest_reply_fits_into_a_packet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    locate = LocalChunkStore.locate
+    blocks = limits.CHUNK_MAX_BYTES // limits.CHECKSUM_BLOCK_BYTES
+
+    def as_if_large(self: LocalChunkStore, chunk_id: bytes, held_packs: Container[int] = ()) -> ChunkLocation:
+        found = locate(self, chunk_id, held_packs)
+        if found.pack:
+            return found
+        return replace(found, length=limits.CHUNK_MAX_BYTES, block_checksums=[2**32 - 1] * blocks)
+
+    monkeypatch.setattr(LocalChunkStore, "locate", as_if_large)
     async with side_socket(tmp_path) as (store, unix_socket), Asker(unix_socket) as asker:
         files = limits.LOCATE_CHUNKS_MAX - 1
-        chunk_ids = [put(store, content(limits.CHUNK_MAX_BYTES, seed)) for seed in range(files)]
+        chunk_ids = [put(store, content(LARGE, seed)) for seed in range(files)]
         small = [put(store, content(100, seed)) for seed in range(limits.LOCATE_AHEAD_CHUNKS_MAX + 1)]
         reply = await asker.ask(*chunk_ids, small[0])
         assert len(reply.places) == limits.LOCATE_CHUNKS_MAX + limits.LOCATE_AHEAD_CHUNKS_MAX
