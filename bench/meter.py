@@ -1,5 +1,6 @@
 """One step, once: how long it took, and the CPU time of the client, of the servers and of all others."""
 
+import contextlib
 import multiprocessing
 import os
 import resource
@@ -134,32 +135,44 @@ def settle(system: System) -> tuple[float, float]:
 
 
 def cpu_s(system: System) -> tuple[float, float]:
-    """CPU seconds of the client and of the servers of a system that run now.
+    """CPU seconds of the client and of the servers of a system that run now."""
+    totals_s = {"client": 0.0, "server": 0.0}
+    for pid, role in family(system).items():
+        with contextlib.suppress(OSError):  # it has ended
+            fields = _stat(Path(f"/proc/{pid}"))
+            totals_s[role] += (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+    return totals_s["client"], totals_s["server"]
+
+
+def family(system: System) -> dict[int, str]:
+    """The processes of a system that run now, with their roles.
 
     A process is known by its number, by the mark in its environment (daemons leave their parents) or by its
     parent (some write over their environment).
     """
-    parents, used_s, roles = dict[int, int](), dict[int, float](), dict(system.started)
+    parents, roles = dict[int, int](), dict(system.started)
     for process in Path("/proc").iterdir():
         if process.name.isdigit():
             try:
                 marks = (process / "environ").read_bytes().split(b"\0")
-                fields = (process / "stat").read_text().rpartition(")")[2].split()
+                parents[int(process.name)] = int(_stat(process)[1])
             except OSError:  # it has ended
                 continue
-            pid = int(process.name)
-            parents[pid], used_s[pid] = int(fields[1]), (int(fields[11]) + int(fields[12])) / TICKS_PER_S
             for role in ("client", "server"):
                 if f"{MARK}={system.name}/{role}".encode() in marks:
-                    roles.setdefault(pid, role)
-    totals_s = {"client": 0.0, "server": 0.0}
-    for pid, own_s in used_s.items():
+                    roles.setdefault(int(process.name), role)
+    found: dict[int, str] = {}
+    for pid in parents:
         ancestor = pid
         while ancestor in parents and ancestor not in roles:
             ancestor = parents[ancestor]
         if ancestor in roles:
-            totals_s[roles[ancestor]] += own_s
-    return totals_s["client"], totals_s["server"]
+            found[pid] = roles[ancestor]
+    return found
+
+
+def _stat(process: Path) -> list[str]:
+    return (process / "stat").read_text().rpartition(")")[2].split()
 
 
 def _busy_s() -> float:

@@ -72,6 +72,7 @@ class Course:
     def run(self, rounds: int, groups: list[str], save: Callable[[], None]) -> None:
         """Measure everything, `save` after every group."""
         for number in range(rounds):
+            make_archive(self.scale.archive)
             for at, group in enumerate(groups):
                 first = (number + at) % len(self.systems)
                 for system in self.systems[first:] + self.systems[:first]:

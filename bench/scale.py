@@ -84,9 +84,9 @@ def together(clients: Sequence[CairnFS], work: Callable[[Path], float]) -> float
 
 def create(directory: Path, count: int) -> float:
     """Create files of one page, and have all of them reported; returns how many."""
-    content = os.urandom(PAGE_BYTES)
+    rest = os.urandom(PAGE_BYTES - 8)
     for number in range(count):
-        (directory / f"file-{number:07d}").write_bytes(content)
+        (directory / f"file-{number:07d}").write_bytes(number.to_bytes(8, "big") + rest)
     descriptor = os.open(directory, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)
@@ -100,7 +100,7 @@ def write(directory: Path, total_bytes: int, file_bytes: int) -> float:
     for number in range(files):
         with (directory / f"file-{number:07d}").open("wb", buffering=0) as file:
             for at in range(0, file_bytes, len(block)):
-                block[:8] = (number * file_bytes + at).to_bytes(8, "big")  # no two blocks are equal
+                block[:8] = (number * file_bytes + at).to_bytes(8, "big")
                 file.write(block)
             os.fsync(file.fileno())
     return files * file_bytes / 1e6

@@ -1,5 +1,10 @@
-"""What is measured: groups of steps that each work in a fresh directory of a mount."""
+"""What is measured: groups of steps that each work in a fresh directory of a mount.
 
+No two blocks, files or lines that are written are equal, nor are those of two rounds: a file system that
+stores equal content once gains nothing.
+"""
+
+import io
 import os
 import random
 import shutil
@@ -130,7 +135,7 @@ def _write(path: Path, size_bytes: int) -> Done:
     start = time.perf_counter()
     with path.open("wb", buffering=0) as file:
         for number in range(size_bytes // MIB):
-            block[:8] = number.to_bytes(8, "big")  # no two blocks are equal
+            block[:8] = number.to_bytes(8, "big")
             if file.write(block) != MIB:
                 raise ValueError(f"short write to {path}")
         os.fsync(file.fileno())
@@ -211,10 +216,14 @@ def read_pages(directory: Path, scale: Scale) -> Done:
 
 def write_pages(directory: Path, scale: Scale) -> Done:
     """Overwrite pages at random places, for some seconds at most, and fsync once."""
-    content = os.urandom(PAGE_BYTES)
+    rest = os.urandom(PAGE_BYTES - 8)
     descriptor = os.open(directory / "pages", os.O_RDWR)
+
+    def write(place: int) -> None:
+        os.pwrite(descriptor, place.to_bytes(8, "big") + rest, place)
+
     start = time.perf_counter()
-    count = _until(_some_pages(scale, 2), lambda at: os.pwrite(descriptor, content, at), scale.random_s)
+    count = _until(_some_pages(scale, 2), write, scale.random_s)
     os.fsync(descriptor)
     return Done(count, time.perf_counter() - start)
 
@@ -226,11 +235,11 @@ def _small(directory: Path, scale: Scale) -> list[str]:
 
 def create_small(directory: Path, scale: Scale) -> Done:
     """Create files of one page in one directory."""
-    content = os.urandom(PAGE_BYTES)
+    rest = os.urandom(PAGE_BYTES - 8)
 
     def create(path: str) -> None:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-        os.write(descriptor, content)
+        os.write(descriptor, path[-8:].encode() + rest)
         os.close(descriptor)
 
     (directory / "small").mkdir()
@@ -355,16 +364,16 @@ def remove_tree(directory: Path, scale: Scale) -> Done:
 
 def append(directory: Path, scale: Scale) -> Done:
     """Append a line and fsync, again and again."""
-    line, latencies_s = b"x" * 99 + b"\n", list[float]()
+    rest, latencies_s = os.urandom(45).hex().encode() + b"\n", list[float]()
     start = time.perf_counter()
     with (directory / "log").open("ab", buffering=0) as file:
-        for _ in range(scale.appends):
+        for number in range(scale.appends):
             begun = time.perf_counter()
-            file.write(line)
+            file.write(b"%09d" % number + rest)
             os.fsync(file.fileno())
             latencies_s.append(time.perf_counter() - begun)
     wall_s = time.perf_counter() - start
-    if (directory / "log").stat().st_size != scale.appends * len(line):
+    if (directory / "log").stat().st_size != 100 * scale.appends:
         raise ValueError("the log has another size than what was appended")
     return Done(scale.appends, wall_s, statistics.median(latencies_s))
 
@@ -416,20 +425,24 @@ _ARCHIVE_FILES_MAX = 1_500  # installations have more or fewer tests
 
 
 def make_archive(path: Path) -> int:
-    """Pack sources of Python's standard library as `tree/`; returns the number of entries."""
-    files = 0
+    """Pack sources of Python's standard library as `tree/`, each with a first line that is new every time.
 
-    def wanted(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
-        nonlocal files
-        parts = Path(member.name).parts
-        left_out = any(part in _LEFT_OUT or part.startswith("config-") for part in parts)
-        member.mtime = max(0, int(member.mtime))
-        if left_out or (member.isfile() and files == _ARCHIVE_FILES_MAX):
-            return None
-        files += member.isfile()
-        return member
-
+    Returns the number of entries.
+    """
+    library, first_line = Path(sysconfig.get_path("stdlib")), b"# %s\n" % os.urandom(8).hex().encode()
+    directories, files = 0, 0
     with tarfile.open(path, "w") as archive:
-        archive.add(Path(sysconfig.get_path("stdlib")), arcname="tree", filter=wanted)
-    with tarfile.open(path) as archive:
-        return len(archive.getmembers())
+        for place, names, file_names in os.walk(library):
+            names[:] = sorted(
+                name for name in names if name not in _LEFT_OUT and not name.startswith("config-")
+            )
+            inside = Path("tree") / Path(place).relative_to(library)
+            archive.add(place, str(inside), recursive=False)
+            directories += 1
+            for name in sorted(file_names)[: _ARCHIVE_FILES_MAX - files]:
+                content = first_line + (Path(place) / name).read_bytes()
+                entry = tarfile.TarInfo(str(inside / name))
+                entry.size, entry.mtime = len(content), int(time.time())
+                archive.addfile(entry, io.BytesIO(content))
+                files += 1
+    return directories + files
