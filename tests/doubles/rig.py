@@ -24,8 +24,8 @@ from cairnfs.coordinator.namespace.registry import OPERATIONS
 from cairnfs.engine.interface import Operation
 from cairnfs.engine.memory import MemoryEngine
 from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
-from cairnfs.vfs.core import VFS
 from cairnfs.vfs.state import MountPolicy
+from tests.doubles.answering import AnsweringVFS
 from tests.doubles.sim_kernel import ROOT, SimFile, SimKernel
 from tests.unit.client.memory import MemoryStream
 
@@ -253,7 +253,11 @@ class Rig:
             session = Session(link, ["memory"], Identity("host"), clock=trio.current_time)
             kernel = SimKernel()
             kernel.connection = link
-            kernel.fs = VFS(session, self.chunks, kernel, nursery, policy or MountPolicy(), clock=self.clock)
+            fs = AnsweringVFS(
+                session, self.chunks, kernel, nursery, policy or MountPolicy(), clock=self.clock
+            )
+            fs.answer_while(lambda: trio.current_time() < session.trusted_until_s)
+            kernel.fs = fs
             await nursery.start(session.run, kernel.fs.events)
             try:
                 yield kernel

@@ -178,6 +178,11 @@ class Session:
         return self._core.trusted(self._clock())
 
     @property
+    def trusted_until_s(self) -> float:
+        """Until when, by CLOCK_BOOTTIME, caches may be used if nothing more is heard."""
+        return self._core.contact_s + self._core.doubt_s if self._core.session_id else 0.0
+
+    @property
     def connected(self) -> bool:
         """Whether a coordinator has welcomed the present stream."""
         return self._core.established

@@ -93,6 +93,9 @@ class Events:
     def on_notice(self, notice: pb.Notice) -> None:
         """Space is low: close(2) must wait for its data."""
         self._state.low_space = notice.low_space
+        if notice.low_space:
+            for file in self._state.files.values():
+                file.inode.not_quiet()
 
     def holdings(self) -> Holdings:
         """What a reconnecting session reclaims."""
@@ -123,14 +126,12 @@ class Events:
     def _set_entry(self, parent: Inode, name: bytes, ino: int | None) -> None:
         """Our own change of an entry."""
         if parent.lease != NO_LEASE:
-            parent.entries[name] = ino
+            parent.set_entry(name, ino)
 
     def _learn_entry(self, parent: Inode, name: bytes, ino: int | None) -> None:
         """An entry as the coordinator knows it; under a WRITE lease what is known here is newer."""
-        if parent.lease == WRITE_LEASE:
-            parent.entries.setdefault(name, ino)
-        else:
-            parent.entries[name] = ino
+        if parent.lease != WRITE_LEASE or name not in parent.entries:
+            parent.set_entry(name, ino)
 
     def _lookup(self, op: pb.Lookup, reply: pb.Reply) -> None:
         entry = reply.entry

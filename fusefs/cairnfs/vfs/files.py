@@ -96,9 +96,13 @@ class FileOps(LockOps, Part):
     def _new_file(self, inode: Inode, flags: int, *, shared: bool) -> Opened:
         writable = writes(flags)
         handle = self.state.new_handle()
-        self.state.files[handle] = FileHandle(inode, flags, direct=shared, writable=writable)
+        self.state.files[handle] = file = FileHandle(inode, flags, direct=shared, writable=writable)
         inode.handles += 1
         inode.writers += writable
+        if writable and inode.error is None and not self._waits_at_close(file):
+            inode.published = self.state.answers
+            inode.quiet = [*(inode.quiet or ()), handle]
+            inode.published.publish_handle(handle)
         return Opened(handle, direct_io=shared, keep_cache=not shared and self.state.leased(inode))
 
     async def flush(self, handle: int, lock_owner: int) -> None:
@@ -106,11 +110,14 @@ class FileOps(LockOps, Part):
         file = self.state.file(handle)
         try:
             if file.writable:
-                if self.state.policy.sync_on_close or self.state.low_space or file.flags & SYNC_FLAGS:
+                if self._waits_at_close(file):
                     await self.flusher.flush(file.inode)
                 self._report(file.inode)
         finally:
             await self.release_locks(file.inode.ino, lock_owner, flock=False)
+
+    def _waits_at_close(self, file: FileHandle) -> bool:
+        return self.state.policy.sync_on_close or self.state.low_space or bool(file.flags & SYNC_FLAGS)
 
     async def release(self, handle: int, lock_owner: int | None) -> None:
         """The open file is gone."""
@@ -118,6 +125,8 @@ class FileOps(LockOps, Part):
         if file is None:
             return
         file.inode.writers -= file.writable
+        if file.inode.quiet and handle in file.inode.quiet:
+            file.inode.quiet.remove(handle)
         try:
             if lock_owner is not None:
                 await self.release_locks(file.inode.ino, lock_owner, flock=True)

@@ -60,6 +60,7 @@ class Flusher:
         if attr is not None:
             attr.size = max(attr.size, offset + len(data))
             attr.mtime_ns = attr.ctime_ns = inode.dirty.mtime_ns
+            inode.changed()
         if (offset + len(data)) % limits.BLOCK_BYTES == 0:
             full = inode.dirty.full_blocks()
             if full:
@@ -73,6 +74,7 @@ class Flusher:
         self._dirty.add(inode)
         if inode.attr is not None:
             overlay(inode.attr, inode.pending.unsent)
+            inode.changed()
 
     async def throttle(self, inode: Inode) -> None:
         """Wait while too many bytes are unsent.

@@ -5,6 +5,7 @@ from typing import Final
 
 from cairnfs.base.errors import CairnError
 from cairnfs.rpc.v1 import common_pb2, metadata_pb2 as pb
+from cairnfs.vfs.answers import Answers
 from cairnfs.vfs.dirty import DirtyFile
 from cairnfs.vfs.extents import Extent, ExtentMap
 from cairnfs.vfs.pending import PendingAttributes, overlay
@@ -27,6 +28,7 @@ class Inode:
     __slots__ = (
         "_dirty",
         "_entries",
+        "_error",
         "_extents",
         "_pending",
         "_xattrs",
@@ -36,7 +38,6 @@ class Inode:
         "changing",
         "complete",
         "epoch",
-        "error",
         "exposed",
         "handles",
         "ino",
@@ -45,6 +46,9 @@ class Inode:
         "lease",
         "lookups",
         "mutations",
+        "published",
+        "published_epoch",
+        "quiet",
         "registered",
         "target",
         "upgrade_at_s",
@@ -71,8 +75,11 @@ class Inode:
         self.upgrade_pause_s = 0.0
         self.complete = False  # `entries` are all there are
         self.target: bytes | None = None
-        self.error: CairnError | None = None  # of a change that had already returned
+        self.published: Answers | None = None  # where something of it may be published; else nothing is
+        self.published_epoch = -1  # in which the directory was published as a whole
+        self.quiet: list[int] | None = None  # handles that have nothing to report when they are closed
         self.exposed = True  # others may have it open: only of what is made here they cannot know yet
+        self._error: CairnError | None = None
         self._entries: Entries | None = None
         self._xattrs: dict[bytes, bytes] | None = None
         self._extents: ExtentMap | None = None
@@ -115,6 +122,17 @@ class Inode:
         return self._pending
 
     @property
+    def error(self) -> CairnError | None:
+        """What befell a change that had already returned; the next write, fsync or close reports it."""
+        return self._error
+
+    @error.setter
+    def error(self, error: CairnError | None) -> None:
+        self._error = error
+        if error is not None:
+            self.not_quiet()
+
+    @property
     def idle(self) -> bool:
         """Whether nothing refers to this inode, so that it may be forgotten."""
         return not (
@@ -124,7 +142,7 @@ class Inode:
             or self.mutations
             or self.changing
             or self.journaled
-            or self.error
+            or self._error
         )
 
     @property
@@ -143,6 +161,8 @@ class Inode:
         if known is not None and (self.journaled or attr.change < known.change):
             return  # what the journal holds is newer than whatever the coordinator knows
         self.attr = attr
+        if self.published is not None and (known is None or attr.change != known.change):
+            self.withdraw_attributes()
         if not self.unsaved:
             return
         overlay(attr, self.pending.sending)
@@ -163,12 +183,15 @@ class Inode:
         """Attributes, extended attributes and the symlink target are no longer known."""
         self.epoch += 1
         self.attr_valid = False
+        self.withdraw_attributes()
         if self._xattrs:
             self._xattrs.clear()
 
     def forget_entries(self) -> None:
         """No entry of this directory is known."""
         self.epoch += 1
+        if self.published is not None:
+            self.published.withdraw_directory(self.ino)
         if self._entries:
             self._entries.clear()
         self.complete = False
@@ -180,12 +203,60 @@ class Inode:
         self.epoch += 1
         if self.lease == NO_LEASE:
             self.attr_valid = False
+            self.withdraw_attributes()
             self.target = None
             if self._xattrs:
                 self._xattrs.clear()
             if self._extents is not None:
                 self._extents.clear()
             self.forget_entries()
+
+    # ----------------------------------------------------------------- entries, and where they are published
+
+    def set_entry(self, name: bytes, ino: int | None) -> None:
+        """`name` in this directory stands for `ino`, or is absent."""
+        self.entries[name] = ino
+        if self.published is not None:
+            self.published.publish_entry(self.ino, name, ino)
+
+    def forget_entry(self, name: bytes) -> None:
+        """Whether the name exists is not known any more."""
+        self.complete = False
+        self.entries.pop(name, None)
+        if self.published is not None:
+            self.published.withdraw_entry(self.ino, name)
+
+    # ------------------------------------------------------------------ what is published (vfs/answers.py)
+
+    def changed(self) -> None:
+        """Attributes were changed here."""
+        if self.published is not None:
+            self.published.withdraw_attributes(self.ino)
+
+    def withdraw_attributes(self) -> None:
+        """Attributes, extended ones included, may be different now."""
+        if self.published is not None:
+            self.lookups += self.published.withdraw_inode(self.ino)
+
+    def withdraw(self) -> None:
+        """Nothing of this inode is published any more."""
+        if self.published is not None:
+            self.withdraw_attributes()
+            self.published.withdraw_directory(self.ino)
+            self.published = None
+
+    def count_lookups(self) -> int:
+        """References that the kernel holds, with those it was given without this program."""
+        if self.published is not None:
+            self.lookups += self.published.take_lookups(self.ino)
+        return self.lookups
+
+    def not_quiet(self) -> None:
+        """Closing a file handle of this inode has something to report, or to wait for."""
+        if self.quiet and self.published is not None:
+            for handle in self.quiet:
+                self.published.withdraw_handle(handle)
+        self.quiet = None
 
 
 def lay_committed(inode: Inode, op: pb.CommitWrite) -> None:
@@ -233,12 +304,17 @@ class InodeTable:
         inode = self._inodes.get(ino)
         if inode is None:
             return
-        inode.lookups = max(0, inode.lookups - count)
+        inode.lookups = max(0, inode.count_lookups() - count)
         if inode.idle and inode.lease != WRITE_LEASE:
-            del self._inodes[ino]
+            self._drop(inode)
+
+    def _drop(self, inode: Inode) -> None:
+        """Nobody would withdraw what is published of an inode that is not known."""
+        inode.withdraw()
+        if not inode.lookups:
+            del self._inodes[inode.ino]
 
     def _sweep(self) -> None:
-        idle = [ino for ino, inode in self._inodes.items() if inode.idle]
-        for ino in idle:
-            del self._inodes[ino]
+        for inode in [inode for inode in self._inodes.values() if inode.idle]:
+            self._drop(inode)
         self._sweep_at = max(self._sweep_at, 2 * len(self._inodes))

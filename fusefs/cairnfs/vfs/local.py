@@ -118,6 +118,7 @@ class LocalChanges:
         if inode is not None and inode.attr is not None:
             inode.target = target
             inode.attr.size = len(target)
+            inode.changed()
         return inode
 
     def _make(self, directory: Inode, name: bytes, op: Any, mode: int, caller: pb.Caller) -> Inode | None:
@@ -156,8 +157,9 @@ class LocalChanges:
         inode.complete = is_directory
         if stat.S_ISREG(mode):
             inode.extents.learn(0, limits.BLOCK_BYTES, ())
-        directory.entries[name] = ino
-        _entries_changed(directory, now_ns, links=int(is_directory))
+        directory.set_entry(name, ino)
+        self._entries_changed(directory, now_ns, links=int(is_directory))
+        self._state.publish(inode)
         self._state.journal.add(op, caller, (directory,), now_ns, new=inode)
         return inode
 
@@ -177,8 +179,9 @@ class LocalChanges:
         now_ns = self._state.clock.wall_ns()
         attr.nlink += 1
         attr.ctime_ns = now_ns
-        directory.entries[name] = inode.ino
-        _entries_changed(directory, now_ns)
+        inode.changed()
+        directory.set_entry(name, inode.ino)
+        self._entries_changed(directory, now_ns)
         op = pb.Link(ino=inode.ino, parent=directory.ino, name=name)
         self._state.journal.add(op, caller, (directory, inode), now_ns)
         return True
@@ -194,8 +197,8 @@ class LocalChanges:
             return None
         now_ns = self._state.clock.wall_ns()
         self._drop_link(inode, now_ns)
-        directory.entries[name] = None
-        _entries_changed(directory, now_ns)
+        directory.set_entry(name, None)
+        self._entries_changed(directory, now_ns)
         op = pb.Unlink(parent=directory.ino, name=name)
         self._state.journal.add(op, caller, (directory, inode), now_ns, removed=inode)
         return inode
@@ -207,8 +210,8 @@ class LocalChanges:
             return None
         now_ns = self._state.clock.wall_ns()
         self._drop_link(inode, now_ns)
-        directory.entries[name] = None
-        _entries_changed(directory, now_ns, links=-1)
+        directory.set_entry(name, None)
+        self._entries_changed(directory, now_ns, links=-1)
         op = pb.RmDir(parent=directory.ino, name=name)
         self._state.journal.add(op, caller, (directory, inode), now_ns, removed=inode)
         return inode
@@ -227,6 +230,7 @@ class LocalChanges:
         assert attr is not None
         attr.nlink = 0 if stat.S_ISDIR(attr.mode) else attr.nlink - 1
         attr.ctime_ns = now_ns
+        inode.changed()
 
     # ------------------------------------------------------------------ renaming
 
@@ -250,10 +254,11 @@ class LocalChanges:
         if replaced is not None:
             self._drop_link(replaced, now_ns)
         moved.attr.ctime_ns = now_ns
-        source.entries[name] = None
-        target.entries[new_name] = moved.ino
-        _entries_changed(target, now_ns, links=-int(is_directory and replaced is not None))
-        _entries_changed(source, now_ns)
+        moved.changed()
+        source.set_entry(name, None)
+        target.set_entry(new_name, moved.ino)
+        self._entries_changed(target, now_ns, links=-int(is_directory and replaced is not None))
+        self._entries_changed(source, now_ns)
         op = pb.Rename(parent=source.ino, name=name, new_parent=target.ino, new_name=new_name, flags=flags)
         touched = dict.fromkeys(inode for inode in (source, target, moved, replaced) if inode is not None)
         self._state.journal.add(op, caller, tuple(touched), now_ns, removed=replaced)
@@ -277,12 +282,13 @@ class LocalChanges:
         op.CopyFrom(change)
         op.ctime_ns = now_ns
         overlay(directory.attr, op)
+        self._state.publish(directory)
         self._state.journal.add(op, caller, (directory,), now_ns)
         return True
 
-
-def _entries_changed(directory: Inode, now_ns: int, links: int = 0) -> None:
-    attr = directory.attr
-    assert attr is not None
-    attr.mtime_ns = attr.ctime_ns = now_ns
-    attr.nlink += links
+    def _entries_changed(self, directory: Inode, now_ns: int, links: int = 0) -> None:
+        attr = directory.attr
+        assert attr is not None
+        attr.mtime_ns = attr.ctime_ns = now_ns
+        attr.nlink += links
+        self._state.publish(directory)  # the kernel asks after every change

@@ -32,6 +32,7 @@ class NamespaceOps(Part):
         if state.entries_leased(directory):
             ino = directory.entries.get(name, 0)
             if ino is None or (ino == 0 and directory.complete):
+                state.publish_absence(directory)
                 return self._absent(directory, name)
             inode = state.inodes.find(ino) if ino else None
             if inode is not None and state.leased(inode):
@@ -50,7 +51,7 @@ class NamespaceOps(Part):
         """A negative answer. What the kernel keeps must be known here, so that a recall can take it back."""
         if name not in directory.entries and len(directory.entries) >= NEGATIVE_ENTRIES_MAX:
             return Node(None, 0.0, 0.0)
-        directory.entries[name] = None
+        directory.set_entry(name, None)
         return Node(None, KERNEL_TIMEOUT_S, 0.0)
 
     def _referenced(self, inode: Inode, parent: Inode) -> Node:

@@ -136,7 +136,7 @@ class Prefetcher:
 
     def _referenced(self, ino: int) -> bool:
         inode = self._state.inodes.find(ino)
-        return inode is not None and inode.lookups > 0
+        return inode is not None and inode.count_lookups() > 0
 
     def _located(self, inode: Inode) -> bool:
         return self._state.leased(inode) and inode.extents.knows(0, 1)
@@ -169,10 +169,21 @@ class Prefetcher:
         op = pb.ReadDir(ino=directory.ino, after=page.after, limit=page.limit, small_file_bytes=located_bytes)
         reply: pb.ReadDirReply = await self._state.session.call(op)
         sound = reply.leased and directory.epoch == epoch
+        if sound:
+            self._publish(directory, reply)
         walk.listed(page.after, _entries(reply.entries), end=reply.end, epoch=epoch if sound else -1)
         if walk.whole and walk.epoch == directory.epoch and self._state.entries_leased(directory):
             directory.complete = True
         return reply
+
+    def _publish(self, directory: Inode, reply: pb.ReadDirReply) -> None:
+        """Programs will look most of these names up."""
+        for entry in reply.entries:
+            inode = self._state.inodes.find(entry.attr.ino)
+            if inode is not None and directory.entries.get(entry.name) == inode.ino:
+                self._state.publish(inode)
+                self._state.answers.publish_entry(directory.ino, entry.name, inode.ino)
+        directory.published = self._state.answers
 
     # ------------------------------------------------------------------ trees
 

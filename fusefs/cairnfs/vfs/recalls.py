@@ -36,9 +36,8 @@ class Recalls:
         """Drop what `item` names from the cache; returns the entries the kernel must forget."""
         if item.names:
             inode.forget_attributes()
-            inode.complete = False
             for name in item.names:
-                inode.entries.pop(name, None)
+                inode.forget_entry(name)
             return list(item.names)
         if item.attributes_only and inode.lease != WRITE_LEASE:
             inode.forget_attributes()
@@ -70,7 +69,7 @@ class Recalls:
                 await self._flusher.flush(inode)
             except CairnError as error:
                 log.warning("unsent writes could not be saved for a recall", ino=inode.ino, error=str(error))
-        if not (inode.lookups or inode.handles):
+        if not (inode.count_lookups() or inode.handles):
             return
         if names and inode.mutations:
             # Our own request holds the directory's lock in the kernel and waits for the coordinator,
@@ -120,7 +119,7 @@ class Recalls:
 
     def invalidate_kernel(self) -> None:
         """Out of contact: drop everything the kernel caches, keep our own knowledge for a reunion."""
-        known = [inode for inode in self._state.inodes if inode.lookups or inode.handles]
+        known = [inode for inode in self._state.inodes if inode.count_lookups() or inode.handles]
         self._state.spawn(self._invalidate, known)
 
     async def _invalidate(self, inodes: list[Inode]) -> None:

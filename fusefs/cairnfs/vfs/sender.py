@@ -98,6 +98,7 @@ class Sender:
         lay_committed(inode, op)
         if inode.attr is not None:
             inode.attr.allocated_bytes = result.allocated_bytes
+            inode.changed()
         self._consider_compaction(inode, op, result.most_slices)
 
     def _consider_compaction(self, inode: Inode, op: pb.CommitWrite, most_slices: int) -> None:

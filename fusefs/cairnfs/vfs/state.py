@@ -11,6 +11,7 @@ from cairnfs.base.errors import CairnError
 from cairnfs.base.logs import get_logger
 from cairnfs.client.interface import ChunkIO, MetadataSession
 from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
+from cairnfs.vfs.answers import Answers, NoAnswers
 from cairnfs.vfs.chunk_cache import ChunkCache
 from cairnfs.vfs.inodes import NO_LEASE, WRITE_LEASE, Inode, InodeTable
 from cairnfs.vfs.interface import KernelNotifier, Node
@@ -24,6 +25,7 @@ log = get_logger(__name__)
 
 KERNEL_TIMEOUT_S = 3600.0  # leases, not time, end what the kernel caches
 NO_CALLER = pb.Caller()
+PUBLISHED_ENTRIES_MAX = 4_096  # of a directory with more, absence is not published
 
 
 @dataclass(slots=True)
@@ -65,6 +67,7 @@ class State:
     dirty_freed: trio.Condition = field(default_factory=trio.Condition)
     chunk_cache: ChunkCache = field(init=False)
     journal: Journaling = field(init=False)
+    answers: Answers = field(default_factory=NoAnswers)
     _next_handle: int = 1
 
     def __post_init__(self) -> None:
@@ -99,6 +102,27 @@ class State:
         entry_s = KERNEL_TIMEOUT_S if parent is not None and self.entries_leased(parent) else 0.0
         attr_s = KERNEL_TIMEOUT_S if self.leased(inode) else 0.0
         return Node(self.attributes(inode), entry_s, attr_s)
+
+    def publish(self, inode: Inode) -> None:
+        """Let the kernel be told of the attributes of `inode` without asking here, as far as a lease goes."""
+        if inode.lease == NO_LEASE or not inode.attr_valid or inode.attr is None:
+            return
+        inode.published = self.answers
+        self.answers.publish_inode(inode.attr)
+        if inode.unsaved:
+            self.answers.withdraw_attributes(inode.ino)  # only that it has no extended ones is certain
+
+    def publish_absence(self, directory: Inode) -> None:
+        """The same for names that a directory which is known as a whole does not have."""
+        if directory.lease == NO_LEASE or directory.published_epoch == directory.epoch:
+            return
+        if not directory.complete or len(directory.entries) > PUBLISHED_ENTRIES_MAX:
+            return
+        directory.published = self.answers
+        directory.published_epoch = directory.epoch
+        for name, ino in directory.entries.items():
+            self.answers.publish_entry(directory.ino, name, ino)
+        self.answers.publish_complete(directory.ino)
 
     def attributes(self, inode: Inode) -> common.Attr:
         """Attributes with unsent writes in them."""

@@ -23,6 +23,7 @@ from cairnfs.client.grpc_transport import GrpcChunkTransport, GrpcMetadataTransp
 from cairnfs.client.session import Session
 from cairnfs.client.session_core import Identity
 from cairnfs.fuse import mounts
+from cairnfs.fuse.answers import KernelAnswers
 from cairnfs.fuse.attributes import Presentation
 from cairnfs.fuse.notifier import Notifier
 from cairnfs.fuse.server import MountFailed, Mounting, connection, serve
@@ -32,7 +33,7 @@ from cairnfs.mount.options import MountOptions, parse_options
 from cairnfs.vfs.chunk_files import ChunkFiles
 from cairnfs.vfs.core import VFS
 from cairnfs.vfs.disk_cache import DiskCache
-from cairnfs.vfs.state import MountPolicy
+from cairnfs.vfs.state import KERNEL_TIMEOUT_S, MountPolicy
 
 _log = get_logger(__name__)
 
@@ -96,6 +97,7 @@ async def _main(settings: MountSettings, options: MountOptions, on_ready: Callab
             fuse_options(f"{settings.coordinators}:{settings.subdir}", options, root=os.geteuid() == 0),
             Presentation(vfs.root_ino, options.uid, options.gid),
         )
+        vfs.state.answers = KernelAnswers(mounting.presentation, KERNEL_TIMEOUT_S)
         await nursery.start(_stop_on_signals, vfs, nursery.cancel_scope)
         await serve(vfs, mounting, notifier, partial(nursery.start_soon, _announce, settings, on_ready))
         nursery.cancel_scope.cancel()
@@ -125,6 +127,7 @@ async def _file_system(
         async with ChunkClient.open(session, GrpcChunkTransport(nursery, host), host) as chunks:
             vfs = VFS(session, chunks, notifier, nursery, policy, disk_cache=disk_cache(settings, options))
             await nursery.start(session.run, vfs.events, limits.MOUNT_CONNECT_S)
+            nursery.start_soon(_keep_trusted, vfs, session)
             try:
                 yield vfs
             finally:
@@ -134,6 +137,13 @@ async def _file_system(
                     finally:
                         await session.close()
                         nursery.cancel_scope.cancel()
+
+
+async def _keep_trusted(vfs: VFS, session: Session) -> None:
+    """What the kernel is told without the file system is trusted as long as the caches are."""
+    while True:
+        vfs.state.answers.trust_until(session.trusted_until_s)
+        await trio.sleep(limits.SESSION_HEARTBEAT_S / 2)
 
 
 def disk_cache(settings: MountSettings, options: MountOptions) -> DiskCache | None:

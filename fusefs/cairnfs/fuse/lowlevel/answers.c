@@ -425,6 +425,8 @@ static bool answer_lookup(int fd, const struct fuse_in_header *in, const char *n
     if (entry == NULL && !parent->complete)
         return false;
     if (entry == NULL || entry->ino == 0) {
+        if (entry == NULL)
+            out.entry_valid = 0;  /* a recall would not know that the kernel has to forget this name */
         reply(fd, in->unique, 0, &out, sizeof(out));
         cairn_answered.absent++;
         return true;

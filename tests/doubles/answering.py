@@ -1,0 +1,128 @@
+"""The file system core below that part of the FUSE layer that answers for it: `vfs.answers`, no kernel."""
+
+from collections import Counter
+from collections.abc import Callable
+
+from cairnfs.base.errors import CairnError
+from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
+from cairnfs.vfs.answers import NoAnswers
+from cairnfs.vfs.attributes import XATTR_NAMESPACES
+from cairnfs.vfs.core import VFS
+from cairnfs.vfs.interface import Node
+from cairnfs.vfs.state import KERNEL_TIMEOUT_S
+
+
+class MemoryAnswers(NoAnswers):
+    """Faithful to fuse/lowlevel/answers.c, without bounds. `trusted` is asked at every answer."""
+
+    def __init__(self, trusted: Callable[[], bool]) -> None:
+        self.trusted = trusted
+        self.attrs: dict[int, common.Attr] = {}
+        self.without_xattrs: set[int] = set()
+        self.entries: dict[int, dict[bytes, int | None]] = {}
+        self.complete: set[int] = set()
+        self.lookups: Counter[int] = Counter()
+        self.quiet: set[int] = set()
+        self.answered: Counter[str] = Counter()
+
+    # ------------------------------------------------------------------ Answers
+
+    def publish_inode(self, attr: common.Attr) -> None:
+        self.attrs[attr.ino] = copy = common.Attr()
+        copy.CopyFrom(attr)
+        (self.without_xattrs.discard if attr.has_xattrs else self.without_xattrs.add)(attr.ino)
+
+    def publish_entry(self, parent: int, name: bytes, ino: int | None) -> None:
+        self.entries.setdefault(parent, {})[name] = ino
+
+    def publish_complete(self, directory: int) -> None:
+        self.entries.setdefault(directory, {})
+        self.complete.add(directory)
+
+    def withdraw_inode(self, ino: int) -> int:
+        self.withdraw_attributes(ino)
+        self.without_xattrs.discard(ino)
+        return self.take_lookups(ino)
+
+    def withdraw_attributes(self, ino: int) -> None:
+        self.attrs.pop(ino, None)
+
+    def withdraw_entry(self, parent: int, name: bytes) -> None:
+        self.entries.get(parent, {}).pop(name, None)
+        self.complete.discard(parent)
+
+    def withdraw_directory(self, ino: int) -> None:
+        self.entries.pop(ino, None)
+        self.complete.discard(ino)
+
+    def take_lookups(self, ino: int) -> int:
+        return self.lookups.pop(ino, 0)
+
+    def publish_handle(self, handle: int) -> None:
+        self.quiet.add(handle)
+
+    def withdraw_handle(self, handle: int) -> None:
+        self.quiet.discard(handle)
+
+    # ------------------------------------------------------------------ what the kernel is told
+
+    def lookup(self, parent: int, name: bytes) -> Node | None:
+        entries = self.entries.get(parent)
+        if entries is None or not self.trusted():
+            return None
+        ino = entries.get(name, 0)
+        if ino == 0:
+            return self._answer("absent", Node(None, 0.0, 0.0)) if parent in self.complete else None
+        if ino is None:
+            return self._answer("absent", Node(None, KERNEL_TIMEOUT_S, 0.0))
+        if ino not in self.attrs:
+            return None
+        self.lookups[ino] += 1
+        return self._answer("lookup", Node(self.attrs[ino], KERNEL_TIMEOUT_S, KERNEL_TIMEOUT_S))
+
+    def getattr(self, ino: int) -> Node | None:
+        attr = self.attrs.get(ino) if self.trusted() else None
+        return None if attr is None else self._answer("getattr", Node(attr, 0.0, KERNEL_TIMEOUT_S))
+
+    def has_no_xattrs(self, ino: int) -> bool:
+        return ino in self.without_xattrs and self.trusted()
+
+    def _answer(self, kind: str, node: Node) -> Node:
+        self.answered[kind] += 1
+        return node
+
+
+class AnsweringVFS(VFS):
+    """What the kernel meets: a request reaches the file system only when it is not answered before."""
+
+    book: MemoryAnswers
+
+    def answer_while(self, trusted: Callable[[], bool]) -> None:
+        """Begin to publish, and to answer."""
+        self.state.answers = self.book = MemoryAnswers(trusted)
+
+    async def lookup(self, parent: int, name: bytes, caller: pb.Caller) -> Node:
+        """See `FileSystem`."""
+        return self.book.lookup(parent, name) or await super().lookup(parent, name, caller)
+
+    async def getattr(self, ino: int, caller: pb.Caller) -> Node:
+        """See `FileSystem`."""
+        return self.book.getattr(ino) or await super().getattr(ino, caller)
+
+    async def getxattr(self, ino: int, name: bytes, caller: pb.Caller) -> bytes:
+        """See `FileSystem`."""
+        if name.startswith(XATTR_NAMESPACES) and self.book.has_no_xattrs(ino):
+            raise CairnError(common.ERROR_CODE_NO_DATA)
+        return await super().getxattr(ino, name, caller)
+
+    async def flush(self, handle: int, lock_owner: int) -> None:
+        """See `FileSystem`."""
+        if handle not in self.book.quiet or self.state.locks.holds(
+            self.state.file(handle).inode.ino, lock_owner, flock=False
+        ):
+            await super().flush(handle, lock_owner)
+
+    async def release(self, handle: int, lock_owner: int | None) -> None:
+        """See `FileSystem`."""
+        self.book.quiet.discard(handle)
+        await super().release(handle, lock_owner)
