@@ -16,7 +16,7 @@ from cairnfs.base import limits
 from cairnfs.base.errors import CairnError
 from cairnfs.datanode.store.local import LocalChunkStore
 from cairnfs.datanode.store.packed import PackPlace
-from cairnfs.datanode.store.packs import record_bytes
+from cairnfs.datanode.store.packs import LIVE, record_bytes
 from cairnfs.rpc.v1 import common_pb2 as pb
 from tests.contract.test_chunk_store import LARGE, SMALL, checksums, content, get, located, put
 
@@ -306,17 +306,34 @@ def test_a_pack_that_is_held_comes_without_a_descriptor(tmp_path: Path) -> None:
     store.close()
 
 
-def test_neighbours_are_the_live_chunks_that_follow_in_the_pack(tmp_path: Path) -> None:
+def test_neighbours_are_the_live_chunks_around_in_the_pack(tmp_path: Path) -> None:
     store = LocalChunkStore(tmp_path)
-    chunk_ids = [put(store, content(5_000, seed)) for seed in range(20)]
-    store.delete(chunk_ids[3:5], store.seq, store.boot)
-    found = store.locate_neighbours(chunk_ids[2])
-    assert [location.chunk_id for location in found] == chunk_ids[5:16], "those within LOCATE_AHEAD_BYTES"
-    alone = store.locate(chunk_ids[2])
-    with open(alone.descriptor or 0, "rb") as file:
-        assert [located(each, file.fileno()) for each in found] == [content(5_000, n) for n in range(5, 16)]
-    assert store.locate_neighbours(chunk_ids[-1]) == []
+    contents = [content(5_000, seed) for seed in range(60)]
+    chunk_ids = [put(store, data) for data in contents]
+    store.delete(chunk_ids[28:30], store.seq, store.boot)
+    for middle in (0, 27, 59):
+        found = store.locate_neighbours(chunk_ids[middle])
+        reach = limits.LOCATE_AHEAD_BYTES // record_bytes(5_000)
+        around = range(max(0, middle - reach), min(60, middle + reach + 1))
+        wanted = [chunk_ids[n] for n in around if n not in (middle, 28, 29)]
+        assert [location.chunk_id for location in found if location.chunk_id in wanted] == wanted
+        assert len(found) <= len(wanted) + 2, "and at the borders perhaps one more"
+        alone = store.locate(chunk_ids[middle])
+        with open(alone.descriptor or 0, "rb") as file:
+            assert all(
+                located(each, file.fileno()) == contents[chunk_ids.index(each.chunk_id)] for each in found
+            )
     assert store.locate_neighbours(put(store, content(LARGE))) == []
+    store.close()
+
+
+def test_neighbours_are_found_beside_chunks_that_look_like_records(tmp_path: Path) -> None:
+    store = LocalChunkStore(tmp_path)
+    tricky = [put(store, (LIVE + b"1234") * 5_000 + bytes([seed])) for seed in range(10)]
+    for middle in range(10):
+        found = [location.chunk_id for location in store.locate_neighbours(tricky[middle])]
+        assert tricky[middle] not in found
+        assert set(found) <= set(tricky)
     store.close()
 
 

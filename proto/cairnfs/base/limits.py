@@ -176,7 +176,7 @@ SESSION_INBOX_MESSAGES: Final = 256  # received and not yet handled, before read
 # ------------------------------------------------------------------ reading chunk files of this host
 LOCATE_CHUNKS_MAX: Final = 64  # places one request asks for; each may bring a descriptor
 LOCATE_AHEAD_CHUNKS_MAX: Final = 128  # places of neighbours in packs that come along with a reply
-LOCATE_AHEAD_BYTES: Final = 64 * KIB  # of a pack, looked through for neighbours of one chunk
+LOCATE_AHEAD_BYTES: Final = 64 * KIB  # of a pack, before and behind one chunk, looked through for neighbours
 LOCATE_MESSAGE_MAX_BYTES: Final = 64 * KIB
 LOCATE_PATIENCE_S: Final = 0.5  # then the bytes are asked for instead
 LOCAL_FILES_MAX: Final = 1_024  # descriptors one client holds; a quarter of what it may open, if that is less

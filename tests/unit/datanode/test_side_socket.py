@@ -154,7 +154,7 @@ async def test_neighbours_come_along_up_to_a_bound(tmp_path: Path) -> None:
         chunk_ids = [put(store, content(10, seed)) for seed in range(300)]
         reply = await asker.ask(chunk_ids[0])
         named = [place.chunk_id for place in reply.places]
-        assert named == chunk_ids[: 1 + limits.LOCATE_AHEAD_CHUNKS_MAX]
+        assert named == chunk_ids[: 1 + limits.LOCATE_AHEAD_CHUNKS_MAX], "here none was stored before"
         assert [asker.read(place) for place in reply.places[:3]] == [content(10, n) for n in range(3)]
 
 

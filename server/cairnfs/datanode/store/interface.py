@@ -120,7 +120,7 @@ class ChunkStore(Protocol):
         ...
 
     def locate_neighbours(self, chunk_id: bytes) -> list[ChunkLocation]:
-        """Some chunks stored soon after this one in its pack, without descriptors."""
+        """Some chunks stored shortly before and after this one in its pack, without descriptors."""
         ...
 
     def verify(self, chunk_id: bytes) -> int:

@@ -168,12 +168,13 @@ class LocalChunkStore:
         place = self._index.get(chunk_id)
         if not isinstance(place, PackPlace):
             return []
-        found = place.pack.locate_after(place.position, place.length)
+        found = place.pack.locate_around(place.position, place.length)
         with self._lock:
             return [
                 location
                 for position, location in found
-                if self._index.get(location.chunk_id) == PackPlace(place.pack, position, location.length)
+                if position != place.position
+                and self._index.get(location.chunk_id) == PackPlace(place.pack, position, location.length)
                 and location.chunk_id not in self._bad
             ]
 

@@ -63,6 +63,14 @@ def _data_position(position: int, length: int) -> int:
     return position + _HEADER.size + 4 * block_count(length)
 
 
+def _first_header(window: bytes) -> int:
+    """Where the first thing that looks like a live record's header begins; the end if there is none."""
+    at = window.find(LIVE)
+    while at >= 0 and at % _ALIGNMENT:
+        at = window.find(LIVE, at + 1)
+    return at if at >= 0 else len(window)
+
+
 class Pack:
     """An open pack file. Appending is for one thread at a time; reading for any."""
 
@@ -146,13 +154,14 @@ class Pack:
         with disk_errors("open a pack"):
             return os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC)
 
-    def locate_after(self, position: int, length: int) -> list[tuple[int, ChunkLocation]]:
-        """Records whose headers lie in the next LOCATE_AHEAD_BYTES, live or not, with their positions."""
-        start = position + record_bytes(length)
+    def locate_around(self, position: int, length: int) -> list[tuple[int, ChunkLocation]]:
+        """Records up to LOCATE_AHEAD_BYTES before and behind one, live or not, with their positions."""
+        start = max(0, position - limits.LOCATE_AHEAD_BYTES) // _ALIGNMENT * _ALIGNMENT
+        end = min(self.end, position + record_bytes(length) + limits.LOCATE_AHEAD_BYTES)
         with disk_errors("read a pack"):
-            window = os.pread(self._fd, min(limits.LOCATE_AHEAD_BYTES, max(0, self.end - start)), start)
+            window = os.pread(self._fd, end - start, start)
         found: list[tuple[int, ChunkLocation]] = []
-        at = 0
+        at = 0 if start == 0 else _first_header(window)
         while at + _HEADER.size <= len(window):
             _, size, chunk_id, crc = _HEADER.unpack_from(window, at)
             sums = window[at + _HEADER.size : at + _HEADER.size + 4 * block_count(size)]
