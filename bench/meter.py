@@ -68,6 +68,7 @@ def measure(
     if answer.done is None:
         return Measurement(system.name, row, number, error=answer.error)
     ended = time.perf_counter()
+    time.sleep(system.late_s)
     client_after_s, server_after_s = settle(system)
     client_s, server_s = client_after_s - client_s, server_after_s - server_s
     passed_s = time.perf_counter() - started
@@ -123,7 +124,6 @@ def _answer(function: Callable[[], Done], sending: Connection) -> None:
 
 def settle(system: System) -> tuple[float, float]:
     """Wait until the processes of a system are idle, at most SETTLE_MAX_S; returns their CPU times."""
-    time.sleep(system.late_s)
     deadline = time.monotonic() + SETTLE_MAX_S
     before = cpu_s(system)
     while True:

@@ -94,6 +94,7 @@ class Course:
         for step in GROUPS[group]:
             self._step(system, number, directory, step)
         self._apart(system, number, "", lambda: remove(directory))
+        time.sleep(system.late_s)
         settle(system)
 
     def _step(self, system: System, number: int, directory: Path, step: Step) -> None:
@@ -140,6 +141,13 @@ def started(names: list[str], scratch: Path) -> Iterator[list[System]]:
             system.stop()
 
 
+def commit() -> dict[str, str]:
+    """Which commit of CairnFS is measured, when this is a checkout."""
+    asked = ["git", "-C", str(RESULTS.parents[1]), "rev-parse", "--short", "HEAD"]
+    told = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+    return {"cairnfs": told} if told else {}
+
+
 def run(options: argparse.Namespace, versions: dict[str, str], scratch: Path) -> int:
     """Measure, write bench/results/NAME.*, print the tables."""
     archive = scratch / "tree.tar"
@@ -149,7 +157,7 @@ def run(options: argparse.Namespace, versions: dict[str, str], scratch: Path) ->
     facts = {
         "date": time.strftime("%Y-%m-%d %H:%M"),
         "machine": f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}",
-        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "versions": ", ".join(f"{name} {version}" for name, version in {**versions, **commit()}.items()),
         "copies": ", ".join(f"{name} {SYSTEMS[name].copies}" for name in names),
         "files": f"{scale.file_bytes // MIB} MiB; for random places {scale.random_file_bytes // MIB} MiB",
         "names": f"{scale.files} files of 4 KiB, {scale.directories} directories",
