@@ -122,28 +122,20 @@ class Session:
         return message.SerializeToString()
 
     def call(self, request: pb.Request) -> pb.Reply:
-        """Send one request and wait."""
+        """Send one request and wait; the other sessions give up what stands in its way."""
         self.waiting = 1
         self.station.send(self.connection, self.pack([request]))
         while self.waiting:
-            self.station.deliver()
-        for event in self.last:
-            found = pb.Event.FromString(event)
-            if found.reply.seq == self.seq:
-                return found.reply
-        raise AssertionError("no reply")
+            for other in list(self.station.sessions.values()):
+                if other is not self:
+                    other.answer_recalls()
+            if self.waiting:
+                self.station.deliver()
+        return pb.Event.FromString(self.last[-1]).reply
 
     def directory(self, parent: int, name: bytes) -> int:
-        """Make a directory, which comes with its WRITE lease; others give up their leases on `parent`."""
-        request = pb.Request(mkdir=pb.MkDir(parent=parent, name=name, mode=0o755))
-        self.waiting = 1
-        self.station.send(self.connection, self.pack([request]))
-        for other in self.station.sessions.values():
-            if other is not self:
-                other.answer_recalls()
-        while self.waiting:
-            self.station.deliver()
-        reply = pb.Event.FromString(self.last[0]).reply
+        """Make a directory, which comes with its WRITE lease."""
+        reply = self.call(pb.Request(mkdir=pb.MkDir(parent=parent, name=name, mode=0o755)))
         assert reply.error == 0, reply
         return reply.entry.attr.ino
 

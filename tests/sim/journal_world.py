@@ -1,8 +1,8 @@
 """Clients that change directories in their own memory, against one conductor, in an order drawn from a seed.
 
 `Truth` knows the history of every register (an entry of a directory, an attribute of a file): a local change
-counts from the moment it is made, another from its commit. No read may return a value older than a change that
-had returned before the read began.
+counts from the moment it is made, another from its commit. No read may return a value older than a change
+that had returned before the read began.
 """
 
 import random
