@@ -106,7 +106,8 @@ def simulate(
         trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
     except BaseException as error:  # noqa: BLE001 - whatever ends a run is what it found
         mismatch = _found(error)
-    assert trial is not None
+    if trial is None:
+        raise AssertionError("the simulation did not start") from mismatch
     return trial, mismatch
 
 

@@ -138,9 +138,10 @@ class FileOps(LockOps, Part):
         inode.handles -= 1
         if inode.handles:
             return
-        if inode.attr is not None and inode.attr.nlink == 0 and not inode.exposed:
+        nameless = inode.attr is not None and inode.attr.nlink == 0
+        if nameless and not inode.exposed:
             self.flusher.forget(inode)
-        if inode.registered:
+        if inode.registered or (nameless and inode.unsaved):
             inode.registered = False
             self.state.spawn(self._release_inode, inode)
 
@@ -152,6 +153,7 @@ class FileOps(LockOps, Part):
         if inode.handles:
             inode.registered = True  # opened again meanwhile
             return
+        inode.registered = False  # the journal may just have told of it
         try:
             await self.state.session.call(pb.Release(ino=inode.ino))
         except CairnError as error:

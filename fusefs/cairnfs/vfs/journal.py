@@ -162,8 +162,10 @@ class Journal:
 
 
 def _note_open(message: pb.BatchEntry, removed: Inode) -> None:
-    """Tell with the removal whether files are open here, which Release will end."""
-    if not removed.handles or removed.attr is None or removed.attr.nlink:
+    """Tell with a removal that a file is open here, or has yet to be saved for others; Release ends it."""
+    if removed.attr is None or removed.attr.nlink:
+        return
+    if not (removed.handles or (removed.exposed and removed.unsaved)):
         return
     op = getattr(message, message.WhichOneof("op") or "")
     op.keep_open = True
