@@ -16,7 +16,7 @@ from cairnfs.base.errors import CairnError
 from cairnfs.client.session import Session
 from cairnfs.client.session_core import Identity
 from cairnfs.coordinator.conductor import Conductor
-from cairnfs.coordinator.conductor.context import Config, Effects
+from cairnfs.coordinator.conductor.context import Commit, Config, Effects
 from cairnfs.coordinator.namespace.check import Checker
 from cairnfs.coordinator.namespace.ids import IdAllocator
 from cairnfs.coordinator.namespace.mkfs import format_file_system
@@ -160,7 +160,10 @@ class Rig:
         self.messages_left = math.inf  # from clients; one more is a bug: somebody asks again and again
         [made] = self.engine.commit([Operation(lambda txn: format_file_system(txn, "cluster", 1))])
         assert made.error is None
+        self._commits: list[Commit] = []
+        self._committing = trio.Event()
         self.conductor = self._start(1)
+        nursery.start_soon(self._commit)
         nursery.start_soon(self._tick)
 
     def _start(self, incarnation: int) -> Conductor:
@@ -204,18 +207,22 @@ class Rig:
         for number in effects.closes:
             if number in self.streams:
                 self.streams.pop(number)[0].break_off("closed by the coordinator")
+        self._commits += effects.commits
         if effects.commits:
-            self._nursery.start_soon(self._commit, effects, self.conductor)
+            self._committing.set()
 
-    async def _commit(self, effects: Effects, conductor: Conductor) -> None:
-        await trio.lowlevel.checkpoint()
-        if conductor is not self.conductor:
-            return  # it died before the commit
-        outcomes = self.engine.commit([commit.operation for commit in effects.commits])
-        tokens = [commit.token for commit in effects.commits]
-        await trio.sleep(self._delay() if self._delay else 0)
-        if conductor is self.conductor:
-            self._apply(conductor.committed(zip(tokens, outcomes, strict=True)))
+    async def _commit(self) -> None:
+        """One commit after another, each with all that has arrived, reported in their order."""
+        while True:
+            await self._committing.wait()
+            await trio.lowlevel.checkpoint()
+            conductor, commits = self.conductor, self._commits
+            self._commits, self._committing = [], trio.Event()
+            outcomes = self.engine.commit([commit.operation for commit in commits])
+            tokens = [commit.token for commit in commits]
+            await trio.sleep(self._delay() if self._delay else 0)
+            if conductor is self.conductor:
+                self._apply(conductor.committed(zip(tokens, outcomes, strict=True)))
 
     async def _tick(self) -> None:
         while True:
@@ -241,6 +248,7 @@ class Rig:
         for stream, _ in self.streams.values():
             stream.break_off("the coordinator died")
         self.streams.clear()
+        self._commits.clear()  # it died before these
         self._start(self.conductor.context.config.incarnation + 1)
 
     # ------------------------------------------------------------------ mounts
