@@ -6,6 +6,7 @@ mounts and listening ports go; so well-known ports can be used, and nothing has 
 scratch directory, which the process that stays outside removes.
 """
 
+import contextlib
 import ctypes
 import os
 import shutil
@@ -34,7 +35,8 @@ def enter(scratch: Path, program: Callable[[], int]) -> int:
         _in_child(lambda: _keep(program))
 
     def pass_on(number: int, _frame: object) -> None:
-        os.kill(keeper, number)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(keeper, number)
 
     previous = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGHUP)}
     previous[signal.SIGINT] = signal.signal(
@@ -43,9 +45,9 @@ def enter(scratch: Path, program: Callable[[], int]) -> int:
     try:
         return os.waitstatus_to_exitcode(os.waitpid(keeper, 0)[1])
     finally:
+        shutil.rmtree(scratch, ignore_errors=True)  # not to be interrupted either
         for number, handler in previous.items():
             signal.signal(number, handler)
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _keep(program: Callable[[], int]) -> int:
