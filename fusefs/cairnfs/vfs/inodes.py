@@ -1,6 +1,7 @@
 """The inode cache: what this mount knows of each inode, and how far a lease lets it be believed."""
 
 from collections.abc import Iterator
+from itertools import count
 from typing import Final
 
 from cairnfs.base.errors import CairnError
@@ -17,6 +18,7 @@ WRITE_LEASE = pb.LEASE_KIND_WRITE
 Entries = dict[bytes, int | None]
 
 _NEVER_S: Final = float("-inf")
+_EPOCHS: Final = count(1)
 
 
 class Inode:
@@ -61,7 +63,9 @@ class Inode:
         self.attr: common_pb2.Attr | None = None
         self.attr_valid = False  # an attributes-only recall clears it although the lease stays
         self.lease: int = NO_LEASE
-        self.epoch = 0  # grows with every recall: an answer that began before one is not cached
+        # Another one with every recall, and never that of an inode of this number that was forgotten: an
+        # answer that began before is not cached.
+        self.epoch = next(_EPOCHS)
         self.lookups = 0  # references that the kernel holds
         self.handles = 0
         self.writers = 0
@@ -181,7 +185,7 @@ class Inode:
 
     def forget_attributes(self) -> None:
         """Attributes, extended attributes and the symlink target are no longer known."""
-        self.epoch += 1
+        self.epoch = next(_EPOCHS)
         self.attr_valid = False
         self.withdraw_attributes()
         if self._xattrs:
@@ -189,7 +193,7 @@ class Inode:
 
     def forget_entries(self) -> None:
         """No entry of this directory is known."""
-        self.epoch += 1
+        self.epoch = next(_EPOCHS)
         if self.published is not None:
             self.published.withdraw_directory(self.ino)
         if self._entries:
@@ -200,7 +204,7 @@ class Inode:
         """The lease shrinks to `keep`; without one nothing cached may be used again."""
         self.lease = min(self.lease, keep)
         self.exposed = True
-        self.epoch += 1
+        self.epoch = next(_EPOCHS)
         if self.lease == NO_LEASE:
             self.attr_valid = False
             self.withdraw_attributes()

@@ -178,6 +178,8 @@ class Prefetcher:
 
     def _publish(self, directory: Inode, reply: pb.ReadDirReply) -> None:
         """Programs will look most of these names up."""
+        if self._state.inodes.find(directory.ino) is not directory:
+            return  # forgotten meanwhile: nobody would withdraw them
         for entry in reply.entries:
             inode = self._state.inodes.find(entry.attr.ino)
             if inode is not None and directory.entries.get(entry.name) == inode.ino:

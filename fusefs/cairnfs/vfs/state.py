@@ -107,6 +107,8 @@ class State:
         """Let the kernel be told of the attributes of `inode` without asking here, as far as a lease goes."""
         if inode.lease == NO_LEASE or not inode.attr_valid or inode.attr is None:
             return
+        if self.inodes.find(inode.ino) is not inode:
+            return  # forgotten meanwhile: nobody would withdraw it
         inode.published = self.answers
         self.answers.publish_inode(inode.attr)
         if inode.unsaved:
@@ -117,6 +119,8 @@ class State:
         if directory.lease == NO_LEASE or directory.published_epoch == directory.epoch:
             return
         if not directory.complete or len(directory.entries) > PUBLISHED_ENTRIES_MAX:
+            return
+        if self.inodes.find(directory.ino) is not directory:
             return
         directory.published = self.answers
         directory.published_epoch = directory.epoch
