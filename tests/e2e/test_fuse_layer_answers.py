@@ -264,3 +264,15 @@ def test_ioctls_are_refused(mount: MountedMemory) -> None:
     (mount.path / "file").touch()
     with (mount.path / "file").open("rb") as file, pytest.raises(termios.error, match="Inappropriate"):
         termios.tcgetattr(file)
+
+
+def test_nothing_is_told_in_the_name_of_a_session_that_was_fenced(mount: MountedMemory) -> None:
+    mount.ask("add_file", "file", "content")
+    file = mount.path / "file"
+    file.stat()
+    mount.ask("publish", "file")
+    mount.ask("trust_for", float("-inf"))
+    mount.ask("forget_inode", "file", False)
+    before = asked(mount)
+    file.stat()
+    assert asked(mount) > before

@@ -1,10 +1,9 @@
-"""Short torture runs over the rig: fixed seeds, a random one, and everything that longer runs have found.
+"""Short torture runs over the rig: fixed seeds, and everything that longer runs have found.
 
 `python -m tests.torture` runs longer. A failure here prints the program; keep it in tests/torture/replays/.
 """
 
 import json
-import random
 from pathlib import Path
 
 import pytest
@@ -24,12 +23,10 @@ REPLAYS = sorted((Path(__file__).parents[1] / "torture" / "replays").glob("*.txt
 CALLS = 1_200
 QUIET = {"wait": 0.01, "forget": 0.01}
 TROUBLE = {"wait": 0.01, "cut": 0.01, "restart": 0.005, "partition": 0.005}
-RANDOM_SEED = random.randrange(1_000_000)
 
 
 def torture(seed: int, mounts: int, besides: dict[str, float], *, concurrent: bool, slow: bool) -> None:
     actors = mounts * 2 if concurrent else mounts
-    print(f"seed {seed}")
 
     async def work(trial: Trial) -> None:
         workload = Workload(seed, actors, mounts, Shape(besides=besides))
@@ -42,19 +39,19 @@ def torture(seed: int, mounts: int, besides: dict[str, float], *, concurrent: bo
 
 
 @pytest.mark.parametrize("mounts", [2, 4])
-@pytest.mark.parametrize("seed", [1, 2, RANDOM_SEED], ids=["1", "2", "random"])
+@pytest.mark.parametrize("seed", [1, 2, 3])
 def test_one_call_at_a_time(seed: int, mounts: int) -> None:
     torture(seed, mounts, QUIET, concurrent=False, slow=False)
 
 
 @pytest.mark.parametrize("mounts", [2, 4])
-@pytest.mark.parametrize("seed", [1, RANDOM_SEED], ids=["1", "random"])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_calls_at_once(seed: int, mounts: int) -> None:
     torture(seed, mounts, QUIET, concurrent=True, slow=True)
 
 
 @pytest.mark.parametrize("concurrent", [False, True])
-@pytest.mark.parametrize("seed", [1, RANDOM_SEED], ids=["1", "random"])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_while_connections_and_coordinators_fail(seed: int, concurrent: bool) -> None:
     torture(seed, 2, TROUBLE, concurrent=concurrent, slow=True)
 

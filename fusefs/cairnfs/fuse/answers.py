@@ -82,4 +82,5 @@ class KernelAnswers:
 
     def trust_until(self, boottime_s: float) -> None:
         """Tell nothing after this time."""
-        lib.cairn_trust_until(int(boottime_s * _NS_PER_S))
+        # A session that was fenced may be trusted until minus infinity.
+        lib.cairn_trust_until(int(max(boottime_s, 0.0) * _NS_PER_S))

@@ -95,16 +95,17 @@ class Recalls:
         self._state.locks.clear()
         self._local.numbers.forget()
         lost = self._state.journal.session_lost(error)
-        if lost:
-            log.error("changes are lost: the session had ended", changes=len(lost))
         for entry in lost:
             for inode in entry.inodes:
                 inode.error = error
+        written = 0
         for inode in self._state.inodes:
             inode.registered = False
             if inode.unsaved:
-                log.error("unsent writes are lost: the session had ended", ino=inode.ino)
+                written += 1
                 self._flusher.abandon(inode, error)
+        if lost or written:
+            log.error("unsent writes are lost: the session had ended", files=written, changes=len(lost))
 
     async def reopen(self) -> None:
         """In a new session: tell the coordinator what is open here, so that it outlives its last name."""

@@ -7,7 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from cairnfs.base import limits
+from cairnfs.base.errors import CairnError
 from cairnfs.datanode.store.interface import ChunkStore, SmallChunk
+from cairnfs.rpc.v1 import common_pb2
 
 T = TypeVar("T")
 Done = Callable[[Exception | None], None]
@@ -21,9 +23,12 @@ class Disk:
         self._pool = ThreadPoolExecutor(limits.DATANODE_THREADS, "disk")
         self._waiting: deque[tuple[SmallChunk, Done]] = deque()
         self._storing = False
+        self._closed = False
 
     async def run(self, work: Callable[..., T], *arguments: object) -> T:
-        """The result of `work(*arguments)`, run in a thread."""
+        """The result of `work(*arguments)`, run in a thread; CairnError UNAVAILABLE once it was closed."""
+        if self._closed:
+            raise CairnError(common_pb2.ERROR_CODE_UNAVAILABLE, "the datanode is ending")
         return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
 
     def store_small(self, chunk: SmallChunk, done: Done) -> None:
@@ -59,4 +64,5 @@ class Disk:
 
     def close(self) -> None:
         """Wait for what runs, and stop the threads."""
+        self._closed = True
         self._pool.shutdown(wait=True)
