@@ -23,13 +23,13 @@ from typing import NoReturn
 
 import trio
 
+from bench.listener import NoCaches
 from cairnfs.base import limits
 from cairnfs.base.errors import CairnError
 from cairnfs.base.ids import host_id
 from cairnfs.base.logs import configure_logging
 from cairnfs.client.chunks import ChunkClient
 from cairnfs.client.grpc_transport import GrpcChunkTransport, GrpcMetadataTransport
-from cairnfs.client.interface import Holdings
 from cairnfs.client.session import Session
 from cairnfs.client.session_core import Identity
 from cairnfs.client.side_socket import dial
@@ -99,26 +99,6 @@ def servers(directory: Path, datanodes: int, replicas: int) -> Iterator[Servers]
             child.wait(PATIENCE_S)
 
 
-class _Listener:
-    """Takes no interest in the session's events."""
-
-    def on_reply(self, request: pb.Request, reply: pb.Reply) -> None: ...
-
-    def on_recall(self, recall: pb.Recall) -> None: ...
-
-    def on_welcome(self, welcome: pb.Welcome) -> None: ...
-
-    def on_doubt(self) -> None: ...
-
-    def on_trust(self) -> None: ...
-
-    def on_notice(self, notice: pb.Notice) -> None: ...
-
-    def holdings(self) -> Holdings:
-        """Nothing."""
-        return Holdings()
-
-
 async def _dial_nobody(_unix_socket: str, /) -> NoReturn:
     raise CairnError(common_pb2.ERROR_CODE_UNAVAILABLE, "to measure RetrieveChunk")
 
@@ -130,7 +110,7 @@ async def client(address: str, *, direct: bool = False) -> AsyncIterator[ChunkCl
     async with trio.open_nursery() as nursery, contextlib.AsyncExitStack() as stack:
         identity = Identity(host_id=host, description="bench")
         session = await stack.enter_async_context(
-            Session.open(GrpcMetadataTransport(nursery), [address], identity, _Listener())
+            Session.open(GrpcMetadataTransport(nursery), [address], identity, NoCaches())
         )
         dialer = dial if direct else _dial_nobody
         yield await stack.enter_async_context(

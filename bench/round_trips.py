@@ -20,8 +20,8 @@ from pathlib import Path
 
 import trio
 
+from bench.listener import NoCaches
 from cairnfs.client.grpc_transport import GrpcMetadataTransport
-from cairnfs.client.interface import Holdings
 from cairnfs.client.session import Session
 from cairnfs.client.session_core import Identity
 from cairnfs.rpc.v1 import metadata_pb2 as pb
@@ -35,26 +35,6 @@ sys.exit(run(CoordinatorSettings(data=Path(sys.argv[1]), ready_fd=int(sys.argv[2
     engine="memory", log_level="error")))
 """
 _WARM_UP_REQUESTS = 200
-
-
-class _Listener:
-    """Has no caches."""
-
-    def on_reply(self, request: pb.Request, reply: pb.Reply) -> None: ...
-
-    def on_recall(self, recall: pb.Recall) -> None: ...
-
-    def on_welcome(self, welcome: pb.Welcome) -> None: ...
-
-    def on_doubt(self) -> None: ...
-
-    def on_trust(self) -> None: ...
-
-    def on_notice(self, notice: pb.Notice) -> None: ...
-
-    def holdings(self) -> Holdings:
-        """Nothing to reclaim."""
-        return Holdings()
 
 
 @contextmanager
@@ -93,7 +73,7 @@ async def _measure(address: str, pid: int, requests: int, rounds: int, depths: l
     found: dict[int, list[tuple[float, float, float]]] = defaultdict(list)
     async with (
         trio.open_nursery() as nursery,
-        Session.open(GrpcMetadataTransport(nursery), [address], Identity("bench"), _Listener()) as session,
+        Session.open(GrpcMetadataTransport(nursery), [address], Identity("bench"), NoCaches()) as session,
     ):
         await _ask(session, _WARM_UP_REQUESTS, 1)
         for _ in range(rounds):
