@@ -132,6 +132,27 @@ class LeaseTable:
         else:
             holders.add(session_id)
 
+    def grant_reads(self, session_id: str, inos: Iterable[int], barred: set[int]) -> set[int]:
+        """Record READ leases on `inos` but those in `barred`, under change or WRITE leases: returns these."""
+        held = self._held.setdefault(session_id, {})
+        readers, writers, pending = self._readers, self._writers, self._pending
+        others: set[int] = set()
+        for ino in inos:
+            if ino in writers or ino in pending or ino in barred:
+                others.add(ino)
+                continue
+            if ino in held:
+                continue
+            held[ino] = _READ_STAMP
+            holders = readers.get(ino)
+            if holders is None:
+                readers[ino] = session_id
+            elif isinstance(holders, str):
+                readers[ino] = {holders, session_id}
+            else:
+                holders.add(session_id)
+        return others
+
     def grant_write(self, session_id: str, ino: int, *, earlier: bool = False) -> None:
         """Record the WRITE lease. No other session may hold any lease.
 

@@ -131,6 +131,15 @@ class RecallBook:
         """Whether the whole lease on `ino` is being recalled from the session."""
         return (session_id, ino) in self._whole
 
+    def wanted_of(self, session_id: str) -> set[int]:
+        """Inodes whose whole leases are being recalled from the session."""
+        return {
+            item.ino
+            for recall in self._by_session.get(session_id, {}).values()
+            for item in recall.message.items
+            if is_whole(item)
+        }
+
     def drop_session(self, session_id: str) -> tuple[RecallUnderWay, ...]:
         """The session has ended, which answers all its recalls."""
         recalls = self.of_session(session_id)

@@ -11,12 +11,15 @@ from typing import Final, NamedTuple
 from cairnfs.rpc.v1 import common_pb2 as pb
 
 _INODE: Final = Struct(">IIIIQQQqqqQIQ")
+# The same as the wire form of common.proto's Attr: each field behind its tag, in the order of their numbers.
+_ATTR: Final = Struct("<BQBIBIBIBIBQBQBQBqBqBqBQB?BQ")
 _DENTRY: Final = Struct(">QB")
 _CHUNK: Final = Struct(">IQBQ")
 _SLICE: Final = Struct(">III32sI")
 _NODE: Final = Struct(">I")
 
 SLICE_BYTES: Final = _SLICE.size
+ATTR_BYTES: Final = _ATTR.size  # of Inode.wire
 
 
 class Inode(NamedTuple):
@@ -46,25 +49,19 @@ class Inode(NamedTuple):
         # As _make does, without counting: every operation comes here, and unpack returns what it was told to.
         return tuple.__new__(cls, _INODE.unpack(value))
 
+    def wire(self, ino: int) -> bytes:
+        """The serialized message that clients get: less than half the cost of setting its fields."""
+        mode, uid, gid, nlink, rdev, size, allocated, atime, mtime, ctime, change, xattrs, parent = self
+        # fmt: off
+        return _ATTR.pack(
+            0x09, ino, 0x15, mode, 0x1D, uid, 0x25, gid, 0x2D, nlink, 0x31, rdev, 0x39, size, 0x41, allocated,
+            0x49, atime, 0x51, mtime, 0x59, ctime, 0x61, change, 0x68, xattrs > 0, 0x71, parent,
+        )
+        # fmt: on
+
     def fill(self, attr: pb.Attr, ino: int) -> None:
-        """Write the inode into a new message: a third of the cost of making one of arguments."""
-        mode, uid, gid, nlink, rdev, size, allocated_bytes, *times, change, xattrs, parent = self
-        attr.ino = ino
-        attr.mode = mode
-        attr.uid = uid
-        attr.gid = gid
-        attr.nlink = nlink
-        attr.size = size
-        attr.atime_ns, attr.mtime_ns, attr.ctime_ns = times
-        attr.change = change
-        if rdev:
-            attr.rdev = rdev
-        if allocated_bytes:
-            attr.allocated_bytes = allocated_bytes
-        if xattrs:
-            attr.has_xattrs = True
-        if parent:
-            attr.parent = parent
+        """Write the inode into a new message."""
+        attr.MergeFromString(self.wire(ino))
 
     def to_attr(self, ino: int) -> pb.Attr:
         """The message that clients get."""

@@ -212,7 +212,9 @@ Global___NodeState: _TypeAlias = NodeState  # noqa: Y015
 
 @_typing.final
 class Attr(_message.Message):
-    """Attributes of one inode. Times are nanoseconds since the epoch."""
+    """Attributes of one inode. Times are nanoseconds since the epoch. Numbers have a fixed width, so that the
+    coordinator can lay a whole listing out as bytes (coordinator/records.py).
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -1,6 +1,6 @@
 """What all parts of the conductor share: the tables, the clock, the engine's snapshot, the effects to be."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -169,6 +169,10 @@ class Context:
         """Record a READ lease (or leave a WRITE lease of the same session alone)."""
         self.leases.grant_read(session_id, ino)
         self.recalls.granted(session_id, ino, READ)
+
+    def grant_reads(self, session_id: str, inos: Iterable[int]) -> set[int]:
+        """Record READ leases; returns those of `inos` that need a closer look, and have got none."""
+        return self.leases.grant_reads(session_id, inos, self.recalls.wanted_of(session_id))
 
     def grant_write(self, session_id: str, ino: int, *, earlier: bool = False) -> None:
         """Record the WRITE lease, see LeaseTable."""

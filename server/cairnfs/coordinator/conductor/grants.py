@@ -80,8 +80,13 @@ class Grants:
     def _readdir(self, session_id: str, op: Any, reply: pb.Reply) -> None:
         listing = reply.readdir
         listing.leased = self.lease(session_id, op.ino) != NONE
-        for entry in listing.entries:
-            entry.lease = self.lease(session_id, entry.attr.ino)
+        inos = [entry.attr.ino for entry in listing.entries]
+        others = self._context.grant_reads(session_id, inos)
+        if not others:
+            return
+        for entry, ino in zip(listing.entries, inos, strict=True):
+            if ino in others:
+                entry.lease = self.lease(session_id, ino)
 
 
 def inodes_told(result: str, op: Any, value: Any) -> list[int]:
