@@ -5,6 +5,7 @@ DATANODES ?=
 REPLICAS ?=
 PREFIX ?= /usr/local
 TESTS ?= tests
+WORKERS ?= $(shell n=$$(nproc); echo $$((n < 8 ? n + 1 : 8)))
 PEERS ?=
 BENCH_OPTIONS ?=
 
@@ -17,7 +18,8 @@ help:
 	@echo 'make up       install what is missing, start a cluster in $(DATA), mount it at $(MOUNT)'
 	@echo '              (MOUNT=DIR DATA=DIR DATANODES=3 REPLICAS=2)'
 	@echo 'make down     unmount and stop it; the data stays'
-	@echo 'make test     install what is missing and run all tests (TESTS=tests/unit for some)'
+	@echo 'make test     install what is missing and run all tests (TESTS=tests/unit for some,'
+	@echo '              WORKERS=0 for one after another)'
 	@echo 'make lint     only the style and type checks'
 	@echo 'make bench    measure a mount beside a local directory and other file systems'
 	@echo '              (PEERS="moosefs glusterfs juicefs seaweedfs sshfs"; BENCH_OPTIONS=--help tells more)'
@@ -32,7 +34,7 @@ down:
 
 test: lint
 	@case '$(TESTS)' in tests|*containers*) [ "$$(id -u)" -ne 0 ] || scripts/setup.sh containers || true;; esac
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(TESTS)
 
 lint: setup-dev
 	$(BIN)/ruff check .

@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import structlog
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 SESSION_VARIABLE = "CAIRNFS_TEST_SESSION"
 GRACE_S = 5.0
+LEAKS_OF_WORKER = "leaks"
+_LEAKS_OF_WORKERS = pytest.StashKey[list[str]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -25,6 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "announces_warnings(text, ...): the test may log warnings that contain one of these texts"
     )
     os.environ[SESSION_VARIABLE] = uuid.uuid4().hex
+    config.stash[_LEAKS_OF_WORKERS] = []
     _log_through_logging()
 
 
@@ -93,6 +96,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     deadline = time.monotonic() + GRACE_S
     while (leaks := _leaks(session)) and time.monotonic() < deadline:
         time.sleep(0.1)
+    worker_output: dict[str, object] | None = getattr(session.config, "workeroutput", None)
+    if worker_output is not None:
+        worker_output[LEAKS_OF_WORKER] = leaks
+        return
+    of_workers: list[str] = session.config.stash[_LEAKS_OF_WORKERS]
+    leaks += of_workers
     if leaks:
         reporter = session.config.pluginmanager.getplugin("terminalreporter")
         if reporter is not None:
@@ -100,6 +109,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
             for leak in leaks:
                 reporter.write_line(f"left behind: {leak}", red=True)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what a worker of a parallel run says it left behind."""
+    leaks = getattr(node, "workeroutput", {}).get(LEAKS_OF_WORKER, ())
+    node.config.stash[_LEAKS_OF_WORKERS].extend(f"{leak} (of {node.gateway.id})" for leak in leaks)
 
 
 def _leaks(session: pytest.Session) -> list[str]:

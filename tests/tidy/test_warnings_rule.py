@@ -33,29 +33,31 @@ def test_only_announced_warnings_pass(tmp_path: Path, mark: str, before: str, fa
     assert _run(tmp_path, LOGGING_TEST.format(mark=mark, before=before)) == failures
 
 
-def test_a_process_left_behind_fails_the_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [(), ("-n", "2")], ids=["alone", "in parallel"])
+def test_a_process_left_behind_fails_the_run(tmp_path: Path, options: tuple[str, ...]) -> None:
     source = """
 import subprocess
 def test_it(tmp_path):
     child = subprocess.Popen(["sleep", "30"], start_new_session=True)
-    (tmp_path.parent.parent / "pid").write_text(str(child.pid))
+    with open("pid", "w") as file:
+        file.write(str(child.pid))
 """
     try:
-        assert _run(tmp_path, source) == 1
+        assert _run(tmp_path, source, *options) == 1
     finally:
         os.kill(int((tmp_path / "pid").read_text()), 9)
 
 
-def _run(tmp_path: Path, source: str) -> int:
+def _run(tmp_path: Path, source: str, *options: str) -> int:
     (tmp_path / "conftest.py").write_text(
         (ROOT / "tests" / "conftest.py").read_text().replace("GRACE_S = 5.0", "GRACE_S = 0.0")
     )
     (tmp_path / "test_sample.py").write_text(source)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={tmp_path}/base"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     environment.pop("CAIRNFS_TEST_SESSION", None)
     return subprocess.run(
-        [*command, str(tmp_path / "test_sample.py")],
+        [*command, f"--basetemp={tmp_path}/base", str(tmp_path / "test_sample.py")],
         cwd=tmp_path,
         env=environment,
         stdout=subprocess.DEVNULL,
