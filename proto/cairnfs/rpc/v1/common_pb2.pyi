@@ -337,6 +337,9 @@ class NodeInfo(_message.Message):
     CHUNKS_FIELD_NUMBER: _builtins.int
     LAST_SEEN_MS_FIELD_NUMBER: _builtins.int
     READ_ONLY_FIELD_NUMBER: _builtins.int
+    SLOW_FIELD_NUMBER: _builtins.int
+    FAILING_FIELD_NUMBER: _builtins.int
+    TROUBLE_FIELD_NUMBER: _builtins.int
     node: _builtins.int
     """small number given at registration, kept for life"""
     uuid: _builtins.str
@@ -357,6 +360,12 @@ class NodeInfo(_message.Message):
     """milliseconds since the epoch"""
     read_only: _builtins.bool
     """full or failing: takes no new chunk"""
+    slow: _builtins.bool
+    """its disks are far slower than those of the others: avoided"""
+    failing: _builtins.bool
+    """it lost or damaged chunks again and again: its chunks are copied elsewhere"""
+    trouble: _builtins.str
+    """why, for people"""
     def __init__(
         self,
         *,
@@ -373,10 +382,13 @@ class NodeInfo(_message.Message):
         chunks: _builtins.int = ...,
         last_seen_ms: _builtins.int = ...,
         read_only: _builtins.bool = ...,
+        slow: _builtins.bool = ...,
+        failing: _builtins.bool = ...,
+        trouble: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "available_bytes", b"available_bytes", "capacity_bytes", b"capacity_bytes", "chunks", b"chunks", "host_id", b"host_id", "last_seen_ms", b"last_seen_ms", "node", b"node", "rack", b"rack", "read_only", b"read_only", "state", b"state", "unix_socket", b"unix_socket", "used_bytes", b"used_bytes", "uuid", b"uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "available_bytes", b"available_bytes", "capacity_bytes", b"capacity_bytes", "chunks", b"chunks", "failing", b"failing", "host_id", b"host_id", "last_seen_ms", b"last_seen_ms", "node", b"node", "rack", b"rack", "read_only", b"read_only", "slow", b"slow", "state", b"state", "trouble", b"trouble", "unix_socket", b"unix_socket", "used_bytes", b"used_bytes", "uuid", b"uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -32,6 +32,8 @@ class _NodeChangeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NodeChange
     NODE_CHANGE_UNDRAIN: _NodeChange.ValueType  # 2
     NODE_CHANGE_REMOVE: _NodeChange.ValueType  # 3
     """forget it; only when nothing depends on it"""
+    NODE_CHANGE_TRUST: _NodeChange.ValueType  # 30
+    """it is no longer failing: its disk was replaced, for example"""
 
 class NodeChange(_NodeChange, metaclass=_NodeChangeEnumTypeWrapper): ...
 
@@ -41,7 +43,36 @@ NODE_CHANGE_DRAIN: NodeChange.ValueType  # 1
 NODE_CHANGE_UNDRAIN: NodeChange.ValueType  # 2
 NODE_CHANGE_REMOVE: NodeChange.ValueType  # 3
 """forget it; only when nothing depends on it"""
+NODE_CHANGE_TRUST: NodeChange.ValueType  # 30
+"""it is no longer failing: its disk was replaced, for example"""
 Global___NodeChange: _TypeAlias = NodeChange  # noqa: Y015
+
+class _DiskState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DiskStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DiskState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DISK_STATE_UNSPECIFIED: _DiskState.ValueType  # 0
+    DISK_STATE_GOOD: _DiskState.ValueType  # 1
+    DISK_STATE_FULL: _DiskState.ValueType  # 2
+    """takes no whole chunk"""
+    DISK_STATE_READ_ONLY: _DiskState.ValueType  # 3
+    """can be read and not written: its chunks are to be copied elsewhere"""
+    DISK_STATE_FAILED: _DiskState.ValueType  # 4
+    """missing, foreign or broken: its chunks are lost"""
+
+class DiskState(_DiskState, metaclass=_DiskStateEnumTypeWrapper): ...
+
+DISK_STATE_UNSPECIFIED: DiskState.ValueType  # 0
+DISK_STATE_GOOD: DiskState.ValueType  # 1
+DISK_STATE_FULL: DiskState.ValueType  # 2
+"""takes no whole chunk"""
+DISK_STATE_READ_ONLY: DiskState.ValueType  # 3
+"""can be read and not written: its chunks are to be copied elsewhere"""
+DISK_STATE_FAILED: DiskState.ValueType  # 4
+"""missing, foreign or broken: its chunks are lost"""
+Global___DiskState: _TypeAlias = DiskState  # noqa: Y015
 
 @_typing.final
 class RegisterRequest(_message.Message):
@@ -206,6 +237,101 @@ class DiskUse(_message.Message):
 Global___DiskUse: _TypeAlias = DiskUse  # noqa: Y015
 
 @_typing.final
+class DiskInfo(_message.Message):
+    """One data directory of a datanode."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UUID_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    USE_FIELD_NUMBER: _builtins.int
+    uuid: _builtins.str
+    """empty when it could not be read at the start"""
+    path: _builtins.str
+    state: Global___DiskState.ValueType
+    detail: _builtins.str
+    """why it is not good, for people"""
+    @_builtins.property
+    def use(self) -> Global___DiskUse: ...
+    def __init__(
+        self,
+        *,
+        uuid: _builtins.str = ...,
+        path: _builtins.str = ...,
+        state: Global___DiskState.ValueType = ...,
+        detail: _builtins.str = ...,
+        use: Global___DiskUse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["use", b"use"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "path", b"path", "state", b"state", "use", b"use", "uuid", b"uuid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiskInfo: _TypeAlias = DiskInfo  # noqa: Y015
+
+@_typing.final
+class ScrubFigures(_message.Message):
+    """What the scrubber of a datanode did since its start."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNKS_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    BAD_CHUNKS_FIELD_NUMBER: _builtins.int
+    PASSES_FIELD_NUMBER: _builtins.int
+    BYTES_PER_S_FIELD_NUMBER: _builtins.int
+    chunks: _builtins.int
+    bytes: _builtins.int
+    bad_chunks: _builtins.int
+    passes: _builtins.int
+    """over everything"""
+    bytes_per_s: _builtins.int
+    """the rate it is set to; 0: off"""
+    def __init__(
+        self,
+        *,
+        chunks: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+        bad_chunks: _builtins.int = ...,
+        passes: _builtins.int = ...,
+        bytes_per_s: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad_chunks", b"bad_chunks", "bytes", b"bytes", "bytes_per_s", b"bytes_per_s", "chunks", b"chunks", "passes", b"passes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScrubFigures: _TypeAlias = ScrubFigures  # noqa: Y015
+
+@_typing.final
+class PeerSpeed(_message.Message):
+    """How long this node saw another one take to store a chunk."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    STORE_US_FIELD_NUMBER: _builtins.int
+    node: _builtins.int
+    store_us: _builtins.int
+    def __init__(
+        self,
+        *,
+        node: _builtins.int = ...,
+        store_us: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node", "store_us", b"store_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PeerSpeed: _TypeAlias = PeerSpeed  # noqa: Y015
+
+@_typing.final
 class HeartbeatRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -219,6 +345,10 @@ class HeartbeatRequest(_message.Message):
     RUNNING_TASKS_FIELD_NUMBER: _builtins.int
     STORE_SEQ_FIELD_NUMBER: _builtins.int
     BOOT_FIELD_NUMBER: _builtins.int
+    DISKS_FIELD_NUMBER: _builtins.int
+    SCRUB_FIELD_NUMBER: _builtins.int
+    STORE_US_FIELD_NUMBER: _builtins.int
+    PEERS_FIELD_NUMBER: _builtins.int
     node: _builtins.int
     uuid: _builtins.str
     seen_version: _builtins.int
@@ -229,6 +359,8 @@ class HeartbeatRequest(_message.Message):
     """counts the chunks this process was asked to store"""
     boot: _builtins.str
     """a new one for every start of the datanode process"""
+    store_us: _builtins.int
+    """median time to make something durable on its disks; 0: unknown"""
     @_builtins.property
     def disk(self) -> Global___DiskUse: ...
     @_builtins.property
@@ -237,6 +369,12 @@ class HeartbeatRequest(_message.Message):
     def corrupt(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """chunks found bad since the last heartbeat"""
 
+    @_builtins.property
+    def disks(self) -> _containers.RepeatedCompositeFieldContainer[Global___DiskInfo]: ...
+    @_builtins.property
+    def scrub(self) -> Global___ScrubFigures: ...
+    @_builtins.property
+    def peers(self) -> _containers.RepeatedCompositeFieldContainer[Global___PeerSpeed]: ...
     def __init__(
         self,
         *,
@@ -250,10 +388,14 @@ class HeartbeatRequest(_message.Message):
         running_tasks: _builtins.int = ...,
         store_seq: _builtins.int = ...,
         boot: _builtins.str = ...,
+        disks: _abc.Iterable[Global___DiskInfo] | None = ...,
+        scrub: Global___ScrubFigures | None = ...,
+        store_us: _builtins.int = ...,
+        peers: _abc.Iterable[Global___PeerSpeed] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["disk", b"disk"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["disk", b"disk", "scrub", b"scrub"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot", b"boot", "cluster_id", b"cluster_id", "corrupt", b"corrupt", "disk", b"disk", "node", b"node", "results", b"results", "running_tasks", b"running_tasks", "seen_version", b"seen_version", "store_seq", b"store_seq", "uuid", b"uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot", b"boot", "cluster_id", b"cluster_id", "corrupt", b"corrupt", "disk", b"disk", "disks", b"disks", "node", b"node", "peers", b"peers", "results", b"results", "running_tasks", b"running_tasks", "scrub", b"scrub", "seen_version", b"seen_version", "store_seq", b"store_seq", "store_us", b"store_us", "uuid", b"uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -508,17 +650,21 @@ class ReportedChunk(_message.Message):
 
     CHUNK_ID_FIELD_NUMBER: _builtins.int
     LENGTH_FIELD_NUMBER: _builtins.int
+    LEAVING_FIELD_NUMBER: _builtins.int
     chunk_id: _builtins.bytes
     length: _builtins.int
+    leaving: _builtins.bool
+    """readable, on a disk that is to be emptied"""
     def __init__(
         self,
         *,
         chunk_id: _builtins.bytes = ...,
         length: _builtins.int = ...,
+        leaving: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_id", b"chunk_id", "length", b"length"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_id", b"chunk_id", "leaving", b"leaving", "length", b"length"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -549,3 +695,233 @@ class ChunkReportReply(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ChunkReportReply: _TypeAlias = ChunkReportReply  # noqa: Y015
+
+@_typing.final
+class UpkeepStatusRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpkeepStatusRequest: _TypeAlias = UpkeepStatusRequest  # noqa: Y015
+
+@_typing.final
+class UpkeepStatusReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPAIR_FIELD_NUMBER: _builtins.int
+    DRAINS_FIELD_NUMBER: _builtins.int
+    REBALANCE_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def repair(self) -> Global___RepairStatus: ...
+    @_builtins.property
+    def drains(self) -> _containers.RepeatedCompositeFieldContainer[Global___DrainStatus]: ...
+    @_builtins.property
+    def rebalance(self) -> Global___RebalanceStatus: ...
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeStatus]: ...
+    def __init__(
+        self,
+        *,
+        repair: Global___RepairStatus | None = ...,
+        drains: _abc.Iterable[Global___DrainStatus] | None = ...,
+        rebalance: Global___RebalanceStatus | None = ...,
+        nodes: _abc.Iterable[Global___NodeStatus] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rebalance", b"rebalance", "repair", b"repair"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drains", b"drains", "nodes", b"nodes", "rebalance", b"rebalance", "repair", b"repair"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpkeepStatusReply: _TypeAlias = UpkeepStatusReply  # noqa: Y015
+
+@_typing.final
+class RepairStatus(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAFE_MODE_FIELD_NUMBER: _builtins.int
+    QUEUE_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    COPIED_CHUNKS_FIELD_NUMBER: _builtins.int
+    COPIED_BYTES_FIELD_NUMBER: _builtins.int
+    BYTES_PER_S_FIELD_NUMBER: _builtins.int
+    LIMIT_BYTES_PER_S_FIELD_NUMBER: _builtins.int
+    NODE_LIMIT_BYTES_PER_S_FIELD_NUMBER: _builtins.int
+    safe_mode: _builtins.bool
+    running: _builtins.int
+    copied_chunks: _builtins.int
+    """since the coordinator's start"""
+    copied_bytes: _builtins.int
+    bytes_per_s: _builtins.int
+    """lately"""
+    limit_bytes_per_s: _builtins.int
+    """0: none"""
+    node_limit_bytes_per_s: _builtins.int
+    @_builtins.property
+    def queue(self) -> _containers.RepeatedCompositeFieldContainer[Global___RepairQueue]:
+        """most urgent first"""
+
+    def __init__(
+        self,
+        *,
+        safe_mode: _builtins.bool = ...,
+        queue: _abc.Iterable[Global___RepairQueue] | None = ...,
+        running: _builtins.int = ...,
+        copied_chunks: _builtins.int = ...,
+        copied_bytes: _builtins.int = ...,
+        bytes_per_s: _builtins.int = ...,
+        limit_bytes_per_s: _builtins.int = ...,
+        node_limit_bytes_per_s: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_per_s", b"bytes_per_s", "copied_bytes", b"copied_bytes", "copied_chunks", b"copied_chunks", "limit_bytes_per_s", b"limit_bytes_per_s", "node_limit_bytes_per_s", b"node_limit_bytes_per_s", "queue", b"queue", "running", b"running", "safe_mode", b"safe_mode"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RepairStatus: _TypeAlias = RepairStatus  # noqa: Y015
+
+@_typing.final
+class RepairQueue(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    READABLE_FIELD_NUMBER: _builtins.int
+    CHUNKS_FIELD_NUMBER: _builtins.int
+    readable: _builtins.int
+    chunks: _builtins.int
+    def __init__(
+        self,
+        *,
+        readable: _builtins.int = ...,
+        chunks: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "readable", b"readable"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RepairQueue: _TypeAlias = RepairQueue  # noqa: Y015
+
+@_typing.final
+class DrainStatus(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    CHUNKS_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    CHUNKS_LEFT_FIELD_NUMBER: _builtins.int
+    BYTES_LEFT_FIELD_NUMBER: _builtins.int
+    BYTES_PER_S_FIELD_NUMBER: _builtins.int
+    COUNTED_FIELD_NUMBER: _builtins.int
+    node: _builtins.int
+    chunks: _builtins.int
+    """that it held when draining began, or the coordinator started"""
+    bytes: _builtins.int
+    chunks_left: _builtins.int
+    """that do not have all their replicas elsewhere"""
+    bytes_left: _builtins.int
+    bytes_per_s: _builtins.int
+    counted: _builtins.bool
+    """false: the first count is not complete"""
+    def __init__(
+        self,
+        *,
+        node: _builtins.int = ...,
+        chunks: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+        chunks_left: _builtins.int = ...,
+        bytes_left: _builtins.int = ...,
+        bytes_per_s: _builtins.int = ...,
+        counted: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "bytes_left", b"bytes_left", "bytes_per_s", b"bytes_per_s", "chunks", b"chunks", "chunks_left", b"chunks_left", "counted", b"counted", "node", b"node"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainStatus: _TypeAlias = DrainStatus  # noqa: Y015
+
+@_typing.final
+class RebalanceStatus(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENABLED_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    MOVES_RUNNING_FIELD_NUMBER: _builtins.int
+    MOVED_CHUNKS_FIELD_NUMBER: _builtins.int
+    MOVED_BYTES_FIELD_NUMBER: _builtins.int
+    LIMIT_BYTES_PER_S_FIELD_NUMBER: _builtins.int
+    SPREAD_PERCENT_FIELD_NUMBER: _builtins.int
+    THRESHOLD_PERCENT_FIELD_NUMBER: _builtins.int
+    enabled: _builtins.bool
+    running: _builtins.bool
+    moves_running: _builtins.int
+    moved_chunks: _builtins.int
+    moved_bytes: _builtins.int
+    limit_bytes_per_s: _builtins.int
+    spread_percent: _builtins.int
+    """fullest minus emptiest node, in percent of their size"""
+    threshold_percent: _builtins.int
+    def __init__(
+        self,
+        *,
+        enabled: _builtins.bool = ...,
+        running: _builtins.bool = ...,
+        moves_running: _builtins.int = ...,
+        moved_chunks: _builtins.int = ...,
+        moved_bytes: _builtins.int = ...,
+        limit_bytes_per_s: _builtins.int = ...,
+        spread_percent: _builtins.int = ...,
+        threshold_percent: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["enabled", b"enabled", "limit_bytes_per_s", b"limit_bytes_per_s", "moved_bytes", b"moved_bytes", "moved_chunks", b"moved_chunks", "moves_running", b"moves_running", "running", b"running", "spread_percent", b"spread_percent", "threshold_percent", b"threshold_percent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RebalanceStatus: _TypeAlias = RebalanceStatus  # noqa: Y015
+
+@_typing.final
+class NodeStatus(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    DISKS_FIELD_NUMBER: _builtins.int
+    SCRUB_FIELD_NUMBER: _builtins.int
+    STORE_US_FIELD_NUMBER: _builtins.int
+    FAULTS_FIELD_NUMBER: _builtins.int
+    node: _builtins.int
+    store_us: _builtins.int
+    faults: _builtins.int
+    """chunks it lost or damaged lately"""
+    @_builtins.property
+    def disks(self) -> _containers.RepeatedCompositeFieldContainer[Global___DiskInfo]: ...
+    @_builtins.property
+    def scrub(self) -> Global___ScrubFigures: ...
+    def __init__(
+        self,
+        *,
+        node: _builtins.int = ...,
+        disks: _abc.Iterable[Global___DiskInfo] | None = ...,
+        scrub: Global___ScrubFigures | None = ...,
+        store_us: _builtins.int = ...,
+        faults: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["scrub", b"scrub"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["disks", b"disks", "faults", b"faults", "node", b"node", "scrub", b"scrub", "store_us", b"store_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeStatus: _TypeAlias = NodeStatus  # noqa: Y015

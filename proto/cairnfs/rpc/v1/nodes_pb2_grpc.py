@@ -54,6 +54,11 @@ class NodesStub:
                 request_serializer=cairnfs_dot_rpc_dot_v1_dot_nodes__pb2.ChangeNodeRequest.SerializeToString,
                 response_deserializer=cairnfs_dot_rpc_dot_v1_dot_nodes__pb2.ChangeNodeReply.FromString,
                 _registered_method=True)
+        self.UpkeepStatus = channel.unary_unary(
+                '/cairnfs.rpc.v1.Nodes/UpkeepStatus',
+                request_serializer=cairnfs_dot_rpc_dot_v1_dot_nodes__pb2.UpkeepStatusRequest.SerializeToString,
+                response_deserializer=cairnfs_dot_rpc_dot_v1_dot_nodes__pb2.UpkeepStatusReply.FromString,
+                _registered_method=True)
 
 
 class NodesServicer:
@@ -84,6 +89,12 @@ class NodesServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpkeepStatus(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NodesServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -106,6 +117,11 @@ def add_NodesServicer_to_server(servicer, server):
                     servicer.ChangeNode,
                     request_deserializer=cairnfs_dot_rpc_dot_v1_dot_nodes__pb2.ChangeNodeRequest.FromString,
                     response_serializer=cairnfs_dot_rpc_dot_v1_dot_nodes__pb2.ChangeNodeReply.SerializeToString,
+            ),
+            'UpkeepStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpkeepStatus,
+                    request_deserializer=cairnfs_dot_rpc_dot_v1_dot_nodes__pb2.UpkeepStatusRequest.FromString,
+                    response_serializer=cairnfs_dot_rpc_dot_v1_dot_nodes__pb2.UpkeepStatusReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -216,6 +232,33 @@ class Nodes:
             '/cairnfs.rpc.v1.Nodes/ChangeNode',
             cairnfs_dot_rpc_dot_v1_dot_nodes__pb2.ChangeNodeRequest.SerializeToString,
             cairnfs_dot_rpc_dot_v1_dot_nodes__pb2.ChangeNodeReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpkeepStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cairnfs.rpc.v1.Nodes/UpkeepStatus',
+            cairnfs_dot_rpc_dot_v1_dot_nodes__pb2.UpkeepStatusRequest.SerializeToString,
+            cairnfs_dot_rpc_dot_v1_dot_nodes__pb2.UpkeepStatusReply.FromString,
             options,
             channel_credentials,
             insecure,

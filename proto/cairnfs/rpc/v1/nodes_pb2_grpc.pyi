@@ -36,6 +36,7 @@ class NodesStub:
     ReportChunks: _grpc.StreamUnaryMultiCallable[_nodes_pb2.ChunkReport, _nodes_pb2.ChunkReportReply]
     ChangeNode: _grpc.UnaryUnaryMultiCallable[_nodes_pb2.ChangeNodeRequest, _nodes_pb2.ChangeNodeReply]
     """for operators"""
+    UpkeepStatus: _grpc.UnaryUnaryMultiCallable[_nodes_pb2.UpkeepStatusRequest, _nodes_pb2.UpkeepStatusReply]
 
 @_typing.type_check_only
 class NodesAsyncStub(NodesStub):
@@ -45,6 +46,7 @@ class NodesAsyncStub(NodesStub):
     ReportChunks: _aio.StreamUnaryMultiCallable[_nodes_pb2.ChunkReport, _nodes_pb2.ChunkReportReply]  # type: ignore[assignment]
     ChangeNode: _aio.UnaryUnaryMultiCallable[_nodes_pb2.ChangeNodeRequest, _nodes_pb2.ChangeNodeReply]  # type: ignore[assignment]
     """for operators"""
+    UpkeepStatus: _aio.UnaryUnaryMultiCallable[_nodes_pb2.UpkeepStatusRequest, _nodes_pb2.UpkeepStatusReply]  # type: ignore[assignment]
 
 class NodesServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -75,5 +77,12 @@ class NodesServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_nodes_pb2.ChangeNodeReply, _abc.Awaitable[_nodes_pb2.ChangeNodeReply]]:
         """for operators"""
+
+    @_abc_1.abstractmethod
+    def UpkeepStatus(
+        self,
+        request: _nodes_pb2.UpkeepStatusRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_nodes_pb2.UpkeepStatusReply, _abc.Awaitable[_nodes_pb2.UpkeepStatusReply]]: ...
 
 def add_NodesServicer_to_server(servicer: NodesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
