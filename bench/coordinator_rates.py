@@ -271,7 +271,7 @@ def fill(engine: Engine, count: int, per_directory: int) -> list[int]:
     (outcome,) = engine.commit([Operation(lambda txn: reserve_inode_numbers(txn, count + directories))])
     numbers: range = outcome.value
     now_ns = time.time_ns()
-    file = Inode(0o100644, 1_000, 1_000, 1, 0, 0, 0, now_ns, now_ns, now_ns, 1, 0, 0)
+    file = Inode(0o100644, 1_000, 1_000, 1, 0, 0, 0, now_ns, now_ns, now_ns, 1, 0, 0, 1)
     directory = file._replace(mode=0o40755, nlink=2, parent=ROOT_INO).encode()
     parents = numbers[:directories]
     for index, parent in enumerate(parents):

@@ -44,6 +44,12 @@ STEP_VALUES_MAX_BYTES: Final = 512 * KIB  # block values one step writes, before
 OPEN_EXTENT_BLOCKS: Final = 16  # sent along with the answer to open
 EXTENTS_REPLY_SLICES_MAX: Final = 8_192  # the reply then covers less than was asked for
 
+# ------------------------------------------------------------------ realms
+REALM_DEPTH_MAX: Final = 8  # realms that enclose each other
+REALMS_MAX: Final = 10_000
+RETAG_STEP_ENTRIES: Final = 200  # given another realm in one transaction
+RETENTION_MAX_S: Final = 10 * 365 * 86_400  # of removed files
+
 # ------------------------------------------------------------------ messages
 GRPC_MESSAGE_MAX_BYTES: Final = 8 * MIB
 REQUESTS_PER_MESSAGE_MAX: Final = 256
@@ -238,6 +244,7 @@ assert SLICES_MAX * 64 < VALUE_MAX_BYTES
 assert XATTR_VALUE_MAX_BYTES < VALUE_MAX_BYTES
 assert EXTENT_BLOCKS_PER_STEP * 2 + 10 < TRANSACTION_MAX_KEYS
 assert STEP_KEYS_MAX + 50 < TRANSACTION_MAX_KEYS
+assert RETAG_STEP_ENTRIES * 2 + 10 + 2 * REALM_DEPTH_MAX < TRANSACTION_MAX_KEYS
 assert STEP_VALUES_MAX_BYTES + 4 * VALUE_MAX_BYTES < TRANSACTION_MAX_BYTES
 assert READDIR_LIMIT_MAX * (512 + READDIR_FILE_SLICES_MAX * 128) < GRPC_MESSAGE_MAX_BYTES
 assert EXTENTS_REPLY_SLICES_MAX * 128 + SLICES_MAX * 128 < GRPC_MESSAGE_MAX_BYTES

@@ -161,6 +161,55 @@ def garbage_chunk_id(key: bytes) -> bytes:
     return key[_HEAD_BYTES:]
 
 
+# ------------------------------------------------------------------ realms (docs/internals/realms.md)
+
+
+def realm(ino: int) -> bytes:
+    """The policy and usage of a directory that is a realm (records.Realm)."""
+    return _one(b"q", ino)
+
+
+def realm_range(after: int = 0) -> Range:
+    """All realms with numbers above `after`."""
+    return _following(b"q", after), _next_kind(b"q")
+
+
+def retag(realm: int, directory: int) -> bytes:
+    """A directory whose entries are still to be given to, or taken from, a realm: the last name done."""
+    return _TWO.pack(b"w", realm, directory)
+
+
+def retag_range(realm: int) -> Range:
+    """Everything that is left to be done for one realm."""
+    return _one(b"w", realm), _following(b"w", realm)
+
+
+def retag_directory(key: bytes) -> int:
+    """The directory in a key made by `retag`."""
+    return int.from_bytes(key[_HEAD_BYTES:], "big")
+
+
+def reservation(session_id: str, realm: int) -> bytes:
+    """What a session has reserved in a realm (records.Reservation)."""
+    return b"u" + session_id.encode() + b"\0" + realm.to_bytes(8, "big")
+
+
+def reservation_range(session_id: str) -> Range:
+    """Everything that one session has reserved."""
+    prefix = b"u" + session_id.encode()
+    return prefix + b"\0", prefix + b"\1"
+
+
+def all_reservations(after: bytes = b"") -> Range:
+    """What all sessions have reserved, behind the key `after`."""
+    return after + b"\0" if after else b"u", _next_kind(b"u")
+
+
+def reservation_realm(key: bytes) -> int:
+    """The realm in a key made by `reservation`."""
+    return int.from_bytes(key[-8:], "big")
+
+
 # ------------------------------------------------------------------ sessions, counters, nodes, settings
 
 

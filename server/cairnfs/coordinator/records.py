@@ -10,10 +10,12 @@ from typing import Final, NamedTuple
 
 from cairnfs.rpc.v1 import common_pb2 as pb
 
-_INODE: Final = Struct(">IIIIQQQqqqQIQ")
+_INODE: Final = Struct(">IIIIQQQqqqQIQQ")
 # The same as the wire form of common.proto's Attr: each field behind its tag, in the order of their numbers.
-_ATTR: Final = Struct("<BQBIBIBIBIBQBQBQBqBqBqBQB?BQ")
+_ATTR: Final = Struct("<BQBIBIBIBIBQBQBQBqBqBqBQB?BQHQ")
 _DENTRY: Final = Struct(">QB")
+_REALM: Final = Struct(">QBBIQQQqqqq")
+_RESERVATION: Final = Struct(">QQ")
 _CHUNK: Final = Struct(">IQBQ")
 _SLICE: Final = Struct(">III32sI")
 _NODE: Final = Struct(">I")
@@ -38,6 +40,7 @@ class Inode(NamedTuple):
     change: int
     xattrs: int
     parent: int  # of a directory; 0 otherwise
+    realm: int  # the directory whose policy holds for it (docs/internals/realms.md)
 
     def encode(self) -> bytes:
         """The engine's value."""
@@ -51,11 +54,12 @@ class Inode(NamedTuple):
 
     def wire(self, ino: int) -> bytes:
         """The serialized message that clients get: less than half the cost of setting its fields."""
-        mode, uid, gid, nlink, rdev, size, allocated, atime, mtime, ctime, change, xattrs, parent = self
         # fmt: off
+        mode, uid, gid, nlink, rdev, size, held, atime, mtime, ctime, change, xattrs, parent, realm = self
         return _ATTR.pack(
-            0x09, ino, 0x15, mode, 0x1D, uid, 0x25, gid, 0x2D, nlink, 0x31, rdev, 0x39, size, 0x41, allocated,
+            0x09, ino, 0x15, mode, 0x1D, uid, 0x25, gid, 0x2D, nlink, 0x31, rdev, 0x39, size, 0x41, held,
             0x49, atime, 0x51, mtime, 0x59, ctime, 0x61, change, 0x68, xattrs > 0, 0x71, parent,
+            0x01F1, realm,
         )
         # fmt: on
 
@@ -155,3 +159,59 @@ class ChunkRecord(NamedTuple):
         length, references, state, since_ns = _CHUNK.unpack_from(value)
         nodes = tuple(node for (node,) in _NODE.iter_unpack(value[_CHUNK.size :]))
         return cls(length, references, ChunkState(state), since_ns, nodes)
+
+
+class RealmState(IntEnum):
+    """ACTIVE holds its limits; TAGGING and REMOVING are still being walked, and hold none."""
+
+    ACTIVE = 0
+    TAGGING = 1
+    REMOVING = 2
+
+
+RETENTION_UNSET: Final = (1 << 32) - 1  # Realm.trash_retention_s: as in the enclosing realm
+
+
+class Realm(NamedTuple):
+    """The policy of a directory, and what is used and reserved in it and in the realms that it encloses.
+
+    Limits of 0 are none, `replicas` of 0 are those of the enclosing realm, which is `parent` (0: the root's).
+    """
+
+    parent: int
+    state: RealmState = RealmState.ACTIVE
+    replicas: int = 0
+    trash_retention_s: int = RETENTION_UNSET
+    trash: int = 0  # the directory that shows what was removed, if there is one
+    space_limit_bytes: int = 0
+    inodes_limit: int = 0
+    used_bytes: int = 0
+    used_inodes: int = 0
+    reserved_bytes: int = 0
+    reserved_inodes: int = 0
+
+    def encode(self) -> bytes:
+        """The engine's value."""
+        return _REALM.pack(*self)
+
+    @classmethod
+    def decode(cls, value: bytes) -> "Realm":
+        """The realm in an engine's value."""
+        parent, state, *others = _REALM.unpack(value)
+        return cls(parent, RealmState(state), *others)
+
+
+class Reservation(NamedTuple):
+    """What a session may still use for changes that it makes in its own memory."""
+
+    inodes: int
+    space_bytes: int
+
+    def encode(self) -> bytes:
+        """The engine's value."""
+        return _RESERVATION.pack(*self)
+
+    @classmethod
+    def decode(cls, value: bytes) -> "Reservation":
+        """The reservation in an engine's value."""
+        return cls._make(_RESERVATION.unpack(value))

@@ -6,10 +6,12 @@ import pytest
 
 from cairnfs.base import limits
 from cairnfs.base.errors import CairnError
+from cairnfs.base.limits import ROOT_INO
 from cairnfs.coordinator import chunk_table
 from cairnfs.coordinator.membership.operations import membership_operations
 from cairnfs.coordinator.namespace import usage
 from cairnfs.coordinator.namespace.operation import Env
+from cairnfs.coordinator.records import Realm
 from cairnfs.rpc.v1 import common_pb2, metadata_pb2 as pb
 from tests.unit.upkeep.simulation import LENGTH, Cluster
 
@@ -96,7 +98,7 @@ def test_a_plan_of_too_many_chunks_is_refused() -> None:
 
 def test_statfs_tells_room_after_replication_and_inodes() -> None:
     cluster = Cluster(nodes=4)
-    cluster.change(lambda txn: usage.change(txn, inodes=7))
+    cluster.change(lambda txn: usage.save_realm(txn, ROOT_INO, Realm(0, used_inodes=7)))
     reply: pb.StatFsReply = ask(cluster, "statfs", pb.StatFs())
     assert reply.total_bytes == 20_000_000
     assert reply.free_bytes == 20_000_000

@@ -123,7 +123,7 @@ def _lose_garbage(fs: Namespace, txn: Transaction) -> None:
 
 
 def _change_usage(fs: Namespace, txn: Transaction) -> None:
-    usage.change(txn, inodes=1)
+    usage.change(txn, ROOT, inodes=1)
 
 
 def _drop_xattr(fs: Namespace, txn: Transaction) -> None:

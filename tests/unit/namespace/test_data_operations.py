@@ -441,7 +441,7 @@ def test_a_write_that_meets_damaged_counts_changes_nothing(fs: Namespace) -> Non
 
 
 def test_records_survive_coding() -> None:
-    inode = records.Inode(0o100644, 1, 2, 3, 4, (1 << 63) - 1, 6, -7, 8, 9, 1 << 63, 11, 12)
+    inode = records.Inode(0o100644, 1, 2, 3, 4, (1 << 63) - 1, 6, -7, 8, 9, 1 << 63, 11, 12, 13)
     assert records.Inode.decode(inode.encode()) == inode
     chunk = records.ChunkRecord(5, 1 << 40, records.ChunkState.DELETING, 7, (1, 1 << 31))
     assert records.ChunkRecord.decode(chunk.encode()) == chunk

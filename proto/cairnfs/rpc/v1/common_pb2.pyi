@@ -232,6 +232,7 @@ class Attr(_message.Message):
     CHANGE_FIELD_NUMBER: _builtins.int
     HAS_XATTRS_FIELD_NUMBER: _builtins.int
     PARENT_FIELD_NUMBER: _builtins.int
+    REALM_FIELD_NUMBER: _builtins.int
     ino: _builtins.int
     mode: _builtins.int
     """type and permission bits, as st_mode"""
@@ -251,6 +252,8 @@ class Attr(_message.Message):
     """false: no extended attribute of any name exists"""
     parent: _builtins.int
     """of a directory; 0 otherwise"""
+    realm: _builtins.int
+    """the directory whose policy holds for it: docs/internals/realms.md"""
     def __init__(
         self,
         *,
@@ -268,10 +271,11 @@ class Attr(_message.Message):
         change: _builtins.int = ...,
         has_xattrs: _builtins.bool = ...,
         parent: _builtins.int = ...,
+        realm: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocated_bytes", b"allocated_bytes", "atime_ns", b"atime_ns", "change", b"change", "ctime_ns", b"ctime_ns", "gid", b"gid", "has_xattrs", b"has_xattrs", "ino", b"ino", "mode", b"mode", "mtime_ns", b"mtime_ns", "nlink", b"nlink", "parent", b"parent", "rdev", b"rdev", "size", b"size", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocated_bytes", b"allocated_bytes", "atime_ns", b"atime_ns", "change", b"change", "ctime_ns", b"ctime_ns", "gid", b"gid", "has_xattrs", b"has_xattrs", "ino", b"ino", "mode", b"mode", "mtime_ns", b"mtime_ns", "nlink", b"nlink", "parent", b"parent", "rdev", b"rdev", "realm", b"realm", "size", b"size", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -54,6 +54,31 @@ class MetadataStub:
                 request_serializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.FsckRequest.SerializeToString,
                 response_deserializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.FsckProgress.FromString,
                 _registered_method=True)
+        self.SetPolicy = channel.unary_unary(
+                '/cairnfs.rpc.v1.Metadata/SetPolicy',
+                request_serializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.SetPolicyRequest.SerializeToString,
+                response_deserializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.SetPolicyReply.FromString,
+                _registered_method=True)
+        self.ListRealms = channel.unary_unary(
+                '/cairnfs.rpc.v1.Metadata/ListRealms',
+                request_serializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.ListRealmsRequest.SerializeToString,
+                response_deserializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.ListRealmsReply.FromString,
+                _registered_method=True)
+        self.ListTrash = channel.unary_unary(
+                '/cairnfs.rpc.v1.Metadata/ListTrash',
+                request_serializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.ListTrashRequest.SerializeToString,
+                response_deserializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.ListTrashReply.FromString,
+                _registered_method=True)
+        self.RestoreTrash = channel.unary_unary(
+                '/cairnfs.rpc.v1.Metadata/RestoreTrash',
+                request_serializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.RestoreTrashRequest.SerializeToString,
+                response_deserializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.RestoreTrashReply.FromString,
+                _registered_method=True)
+        self.EmptyTrash = channel.unary_unary(
+                '/cairnfs.rpc.v1.Metadata/EmptyTrash',
+                request_serializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.EmptyTrashRequest.SerializeToString,
+                response_deserializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.EmptyTrashReply.FromString,
+                _registered_method=True)
 
 
 class MetadataServicer:
@@ -83,6 +108,36 @@ class MetadataServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetPolicy(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRealms(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTrash(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RestoreTrash(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EmptyTrash(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MetadataServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -105,6 +160,31 @@ def add_MetadataServicer_to_server(servicer, server):
                     servicer.Fsck,
                     request_deserializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.FsckRequest.FromString,
                     response_serializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.FsckProgress.SerializeToString,
+            ),
+            'SetPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetPolicy,
+                    request_deserializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.SetPolicyRequest.FromString,
+                    response_serializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.SetPolicyReply.SerializeToString,
+            ),
+            'ListRealms': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRealms,
+                    request_deserializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.ListRealmsRequest.FromString,
+                    response_serializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.ListRealmsReply.SerializeToString,
+            ),
+            'ListTrash': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTrash,
+                    request_deserializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.ListTrashRequest.FromString,
+                    response_serializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.ListTrashReply.SerializeToString,
+            ),
+            'RestoreTrash': grpc.unary_unary_rpc_method_handler(
+                    servicer.RestoreTrash,
+                    request_deserializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.RestoreTrashRequest.FromString,
+                    response_serializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.RestoreTrashReply.SerializeToString,
+            ),
+            'EmptyTrash': grpc.unary_unary_rpc_method_handler(
+                    servicer.EmptyTrash,
+                    request_deserializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.EmptyTrashRequest.FromString,
+                    response_serializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.EmptyTrashReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -215,6 +295,141 @@ class Metadata:
             '/cairnfs.rpc.v1.Metadata/Fsck',
             cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.FsckRequest.SerializeToString,
             cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.FsckProgress.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cairnfs.rpc.v1.Metadata/SetPolicy',
+            cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.SetPolicyRequest.SerializeToString,
+            cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.SetPolicyReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRealms(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cairnfs.rpc.v1.Metadata/ListRealms',
+            cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.ListRealmsRequest.SerializeToString,
+            cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.ListRealmsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTrash(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cairnfs.rpc.v1.Metadata/ListTrash',
+            cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.ListTrashRequest.SerializeToString,
+            cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.ListTrashReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestoreTrash(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cairnfs.rpc.v1.Metadata/RestoreTrash',
+            cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.RestoreTrashRequest.SerializeToString,
+            cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.RestoreTrashReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EmptyTrash(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cairnfs.rpc.v1.Metadata/EmptyTrash',
+            cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.EmptyTrashRequest.SerializeToString,
+            cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.EmptyTrashReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -114,7 +114,7 @@ class Mutations:
 
     def start(self, session: Session, seq: int, caller: pb.Caller, spec: OperationSpec, op: Any) -> None:
         """Begin a request that was not executed before."""
-        env = Env(caller, self._context.clock.wall_ns())
+        env = Env(caller, self._context.clock.wall_ns(), session_id=session.id)
         mutation = Mutation(self, session, seq, spec, op, env)
         session.in_flight[seq] = mutation
         self._begin(mutation)

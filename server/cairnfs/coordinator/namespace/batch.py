@@ -39,6 +39,7 @@ class Change:
     now_ns: int
     new_ino: int
     inos: tuple[int, ...]
+    reserved_realm: int = 0
 
 
 @dataclass(slots=True)
@@ -69,7 +70,9 @@ def changes_of(batch: pb.Batch) -> list[Change]:
             op.exclusive = True  # the session knew that the name was free
         named = [getattr(op, field_name) for field_name in _NAMED[name]]
         inos = (*named, *entry.touches)
-        changes.append(Change(name, op, entry.caller, entry.now_ns, entry.new_ino, inos))
+        changes.append(
+            Change(name, op, entry.caller, entry.now_ns, entry.new_ino, inos, entry.reserved_realm)
+        )
     return changes
 
 
@@ -97,6 +100,7 @@ def run_batch(
     changes: Sequence[Change],
     leased: Collection[int],
     barred: Collection[int],
+    session_id: str = "",
 ) -> Executed | MoreSteps:
     """Run `changes` until all are made or `txn` is full.
 
@@ -112,7 +116,15 @@ def run_batch(
         inner = txn.nest()
         try:
             _check(inner, registry, change, covered, barred, unreserved)
-            env = Env(change.caller, change.now_ns, covered, change.new_ino)
+            env = Env(
+                change.caller,
+                change.now_ns,
+                covered,
+                change.new_ino,
+                session_id,
+                forced=True,
+                reserved_realm=change.reserved_realm,
+            )
             spec = registry[change.name]
             value = (spec.apply or spec.run)(inner, change.op, env)
         except EngineError:

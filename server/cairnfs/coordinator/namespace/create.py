@@ -7,7 +7,7 @@ from cairnfs.base.errors import CairnError
 from cairnfs.coordinator import keys
 from cairnfs.coordinator.namespace import acl, tree, usage
 from cairnfs.coordinator.namespace.operation import Env, Footprint, Touch
-from cairnfs.coordinator.records import Dentry, Inode
+from cairnfs.coordinator.records import Dentry, Inode, Reservation
 from cairnfs.engine.interface import Transaction
 from cairnfs.rpc.v1 import common_pb2, metadata_pb2 as pb
 
@@ -35,7 +35,7 @@ def create_inode(
     """Make inode `env.new_ino` of `mode` (type and permissions before umask) as entry `name` of `parent`.
 
     The set-group-ID bit of a file made by a stranger to the group is the kernel's business. Raises
-    CairnError INVALID, NAME_TOO_LONG, NOT_FOUND, NOT_DIRECTORY, EXISTS, TOO_MANY_LINKS.
+    CairnError INVALID, NAME_TOO_LONG, NOT_FOUND, NOT_DIRECTORY, EXISTS, TOO_MANY_LINKS, QUOTA.
     """
     tree.check_name(name)
     directory = tree.load_living_directory(txn, parent)
@@ -61,6 +61,7 @@ def create_inode(
         change=1,
         xattrs=len(xattrs),
         parent=parent if is_directory else 0,
+        realm=directory.realm,
     )
     directory = tree.entries_changed(directory, env.now_ns, links=int(is_directory))
     tree.save(txn, env.new_ino, inode)
@@ -68,7 +69,10 @@ def create_inode(
     txn.put(keys.dentry(parent, name), Dentry(env.new_ino, mode >> 12).encode())
     for xattr_name, value in xattrs.items():
         txn.put(keys.xattr(env.new_ino, xattr_name), value)
-    usage.change(txn, inodes=1)
+    paid = usage.NOTHING
+    if env.reserved_realm:
+        paid = usage.draw(txn, env.session_id, env.reserved_realm, Reservation(1, 0))
+    usage.change(txn, directory.realm, inodes=1, forced=env.forced, paid=paid)
     return Made(inode, directory)
 
 

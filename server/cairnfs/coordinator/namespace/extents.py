@@ -9,18 +9,18 @@ from cairnfs.base.errors import CairnError
 from cairnfs.base.limits import (
     BLOCK_BYTES,
     EXTENT_BLOCKS_PER_STEP,
+    REALM_DEPTH_MAX,
     SLICES_MAX,
     STEP_KEYS_MAX,
     STEP_VALUES_MAX_BYTES,
 )
 from cairnfs.coordinator import chunk_table, keys
-from cairnfs.coordinator.namespace import usage
 from cairnfs.coordinator.records import SLICE_BYTES, BlockSlice, decode_slices, encode_slices
 from cairnfs.engine.interface import ReadTransaction, Transaction
 from cairnfs.rpc.v1 import common_pb2 as pb
 
 _KEYS_PER_CHUNK: Final = 2  # its record and its entry in the garbage index
-_RESERVED_KEYS: Final = 10  # the inode, the usage counters and the like
+_RESERVED_KEYS: Final = 10 + 2 * REALM_DEPTH_MAX  # the inode, the usage of its realms and the like
 
 
 def read_block(txn: ReadTransaction, ino: int, block: int) -> list[BlockSlice]:
@@ -49,7 +49,7 @@ def _offset_of(one: BlockSlice) -> int:
 
 
 class ExtentEditor:
-    """Collects edits of one file's blocks, then writes blocks, chunk references and usage at once.
+    """Collects edits of one file's blocks, then writes blocks and chunk references at once.
 
     One transaction holds a limited number of keys and bytes, so every edit says how far it came; what is
     left goes into another step. An editor that has done nothing yet always gets further.
@@ -98,7 +98,7 @@ class ExtentEditor:
         return reached
 
     def finish(self, now_ns: int, stored: Mapping[bytes, Iterable[int]] | None = None) -> None:
-        """Write everything; `stored` names the nodes that have just stored a chunk.
+        """Write all but the usage (`allocated_delta`); `stored` names nodes that have just stored a chunk.
 
         Raises CairnError CHUNK_GONE when a chunk now referenced is neither stored nor known, OVERLOADED when
         a block got more than SLICES_MAX slices.
@@ -118,7 +118,6 @@ class ExtentEditor:
                 chunk_table.add_references(self._txn, chunk_id, length, nodes, count)
             elif count < 0:
                 chunk_table.drop_reference(self._txn, chunk_id, now_ns, -count)
-        usage.change(self._txn, allocated_bytes=self.allocated_delta)
 
     # -------------------------------------------------------------- bounds
 

@@ -7,11 +7,11 @@ from cairnfs.base.errors import CairnError
 from cairnfs.base.limits import ROOT_INO
 from cairnfs.coordinator import keys
 from cairnfs.coordinator.namespace import tree, usage
-from cairnfs.coordinator.records import Inode
+from cairnfs.coordinator.records import Inode, Realm
 from cairnfs.engine.interface import ReadTransaction, Transaction
 from cairnfs.rpc.v1 import common_pb2 as pb
 
-FORMAT: Final = b"1"
+FORMAT: Final = b"2"
 _FORMAT_KEY: Final = keys.setting("format")
 _CLUSTER_ID_KEY: Final = keys.setting("cluster_id")
 
@@ -50,9 +50,10 @@ def format_file_system(
         change=1,
         xattrs=0,
         parent=ROOT_INO,
+        realm=ROOT_INO,
     )
     tree.save(txn, ROOT_INO, root)
-    usage.change(txn, inodes=1)
+    usage.save_realm(txn, ROOT_INO, Realm(parent=0, used_inodes=1))
     txn.put(_FORMAT_KEY, FORMAT)
     txn.put(_CLUSTER_ID_KEY, new_cluster_id.encode())
     return new_cluster_id

@@ -36,7 +36,7 @@ def reap_step(txn: Transaction, ino: int, now_ns: int) -> bool:
         txn.delete(keys.symlink(ino))
     txn.delete(keys.inode(ino))
     txn.delete(keys.orphan(ino))
-    usage.change(txn, inodes=-1)
+    usage.change(txn, inode.realm, inodes=-1)
     return True
 
 

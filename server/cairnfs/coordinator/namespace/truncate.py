@@ -3,7 +3,7 @@
 from cairnfs.base.errors import CairnError
 from cairnfs.base.limits import BLOCK_BYTES, EXTENT_BLOCKS_PER_STEP, FILE_SIZE_MAX_BYTES
 from cairnfs.coordinator import keys
-from cairnfs.coordinator.namespace import tree
+from cairnfs.coordinator.namespace import tree, usage
 from cairnfs.coordinator.namespace.extents import ExtentEditor
 from cairnfs.engine.interface import Transaction
 from cairnfs.rpc.v1 import common_pb2 as pb
@@ -23,6 +23,7 @@ def truncate_step(txn: Transaction, ino: int, size: int, now_ns: int) -> bool:
     if size < inode.size:
         reached = max(size, _cut(editor, txn, ino, size))
         editor.finish(now_ns)
+        usage.change(txn, inode.realm, allocated_bytes=editor.allocated_delta)
     inode = inode._replace(size=reached, allocated_bytes=inode.allocated_bytes + editor.allocated_delta)
     tree.save(txn, ino, tree.content_changed(inode, now_ns))
     return reached == size

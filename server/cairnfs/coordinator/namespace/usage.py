@@ -1,13 +1,17 @@
-"""How many inodes and bytes exist, counted exactly in every transaction that changes them."""
+"""How many inodes and bytes exist, per realm, counted exactly in every transaction that changes them.
 
-from struct import Struct
+docs/internals/realms.md tells what a realm is. Limits hold here: nothing else decides about EDQUOT.
+"""
+
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from cairnfs.base.errors import CairnError
+from cairnfs.base.limits import ROOT_INO
 from cairnfs.coordinator import keys
+from cairnfs.coordinator.records import Realm, RealmState, Reservation
 from cairnfs.engine.interface import ReadTransaction, Transaction
-
-_USAGE: Final = Struct(">qq")
-KEY: Final = keys.counter("usage")
+from cairnfs.rpc.v1 import common_pb2 as pb
 
 
 class Usage(NamedTuple):
@@ -17,15 +21,140 @@ class Usage(NamedTuple):
     allocated_bytes: int
 
 
-def read(txn: ReadTransaction) -> Usage:
-    """What is in use now."""
-    value = txn.get(KEY)
-    return Usage(0, 0) if value is None else Usage._make(_USAGE.unpack(value))
+NOTHING: Final = Usage(0, 0)
 
 
-def change(txn: Transaction, *, inodes: int = 0, allocated_bytes: int = 0) -> None:
-    """Add to (or, negative, take from) what is in use."""
+def find_realm(txn: ReadTransaction, ino: int) -> Realm | None:
+    """The realm of that directory, or None when it is none."""
+    value = txn.get(keys.realm(ino))
+    return None if value is None else Realm.decode(value)
+
+
+def load_realm(txn: ReadTransaction, ino: int) -> Realm:
+    """The realm with this number. Raises CairnError IO when there is none: the metadata is damaged."""
+    realm = find_realm(txn, ino)
+    if realm is None:
+        raise CairnError(pb.ERROR_CODE_IO, f"there is no realm {ino}")
+    return realm
+
+
+def save_realm(txn: Transaction, ino: int, realm: Realm) -> None:
+    """Write a realm."""
+    txn.put(keys.realm(ino), realm.encode())
+
+
+def chain(txn: ReadTransaction, ino: int) -> Iterator[tuple[int, Realm]]:
+    """The realm and all that enclose it, up to the root's. Raises CairnError IO."""
+    while ino:
+        realm = load_realm(txn, ino)
+        yield ino, realm
+        ino = realm.parent
+
+
+def read(txn: ReadTransaction, realm: int = ROOT_INO) -> Usage:
+    """What is in use now in a realm and those in it; of the root's: in the whole file system."""
+    found = find_realm(txn, realm)
+    return NOTHING if found is None else Usage(found.used_inodes, found.used_bytes)
+
+
+def change(
+    txn: Transaction,
+    realm: int,
+    *,
+    inodes: int = 0,
+    allocated_bytes: int = 0,
+    forced: bool = False,
+    paid: Usage = NOTHING,
+) -> None:
+    """Add to (or, negative, take from) what is in use in `realm`, as inode records have it.
+
+    Raises CairnError QUOTA when that is more than a limit allows, unless it is `forced`, or `paid` for by
+    reservations that the caller has drawn from the same realm.
+    """
     if inodes == 0 and allocated_bytes == 0:
         return
-    now = read(txn)
-    txn.put(KEY, _USAGE.pack(now.inodes + inodes, now.allocated_bytes + allocated_bytes))
+    grows_inodes = not forced and inodes > paid.inodes
+    grows_bytes = not forced and allocated_bytes > paid.allocated_bytes
+    for ino, found in chain(txn, realm):
+        changed = found._replace(
+            used_inodes=found.used_inodes + inodes, used_bytes=found.used_bytes + allocated_bytes
+        )
+        _check(ino, changed, inodes=grows_inodes, space=grows_bytes)
+        save_realm(txn, ino, changed)
+
+
+def move(txn: Transaction, source: int, target: int, moved: Usage, *, forced: bool = False) -> None:
+    """Let `moved` count to realm `target` instead of `source`; realms that enclose both stay as they are.
+
+    Raises CairnError QUOTA as `change` does.
+    """
+    sources = [ino for ino, _ in chain(txn, source)]
+    targets = [ino for ino, _ in chain(txn, target)]
+    for ino in targets:
+        if ino not in sources:
+            found = load_realm(txn, ino)
+            changed = found._replace(
+                used_inodes=found.used_inodes + moved.inodes,
+                used_bytes=found.used_bytes + moved.allocated_bytes,
+            )
+            _check(ino, changed, inodes=not forced, space=not forced and moved.allocated_bytes > 0)
+            save_realm(txn, ino, changed)
+    for ino in sources:
+        if ino not in targets:
+            found = load_realm(txn, ino)
+            changed = found._replace(
+                used_inodes=found.used_inodes - moved.inodes,
+                used_bytes=found.used_bytes - moved.allocated_bytes,
+            )
+            save_realm(txn, ino, changed)
+
+
+def _check(ino: int, realm: Realm, *, inodes: bool, space: bool) -> None:
+    if realm.state != RealmState.ACTIVE:
+        return
+    if inodes and 0 < realm.inodes_limit < realm.used_inodes + realm.reserved_inodes:
+        raise CairnError(pb.ERROR_CODE_QUOTA, f"realm {ino} is limited to {realm.inodes_limit} inodes")
+    if space and 0 < realm.space_limit_bytes < realm.used_bytes + realm.reserved_bytes:
+        raise CairnError(pb.ERROR_CODE_QUOTA, f"realm {ino} is limited to {realm.space_limit_bytes} bytes")
+
+
+# ------------------------------------------------------------------ reservations
+
+
+def reserve(txn: Transaction, session_id: str, realm: int, wanted: Reservation) -> None:
+    """Reserve for the session, whatever the limits say. Raises CairnError IO."""
+    key = keys.reservation(session_id, realm)
+    held = _held(txn, key)
+    _count_reserved(txn, realm, wanted.inodes, wanted.space_bytes)
+    txn.put(key, Reservation(held.inodes + wanted.inodes, held.space_bytes + wanted.space_bytes).encode())
+
+
+def draw(txn: Transaction, session_id: str, realm: int, wanted: Reservation) -> Usage:
+    """Take from what the session has reserved, as far as there is that much; returns what was taken."""
+    key = keys.reservation(session_id, realm)
+    held = _held(txn, key)
+    inodes, space_bytes = min(held.inodes, wanted.inodes), min(held.space_bytes, wanted.space_bytes)
+    if inodes == 0 and space_bytes == 0:
+        return NOTHING
+    _count_reserved(txn, realm, -inodes, -space_bytes)
+    left = Reservation(held.inodes - inodes, held.space_bytes - space_bytes)
+    if any(left):
+        txn.put(key, left.encode())
+    else:
+        txn.delete(key)
+    return Usage(inodes, space_bytes)
+
+
+def _held(txn: ReadTransaction, key: bytes) -> Reservation:
+    value = txn.get(key)
+    return Reservation(0, 0) if value is None else Reservation.decode(value)
+
+
+def _count_reserved(txn: Transaction, realm: int, inodes: int, space_bytes: int) -> None:
+    if find_realm(txn, realm) is None:
+        return  # its policy was removed, and what was reserved in it with that
+    for ino, found in chain(txn, realm):
+        changed = found._replace(
+            reserved_inodes=found.reserved_inodes + inodes, reserved_bytes=found.reserved_bytes + space_bytes
+        )
+        save_realm(txn, ino, changed)

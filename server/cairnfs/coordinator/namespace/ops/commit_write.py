@@ -2,11 +2,11 @@
 
 from cairnfs.base.errors import CairnError
 from cairnfs.base.limits import BLOCK_BYTES, COMMIT_SLICES_MAX, FILE_SIZE_MAX_BYTES
-from cairnfs.coordinator.namespace import tree
+from cairnfs.coordinator.namespace import tree, usage
 from cairnfs.coordinator.namespace.extents import ExtentEditor
 from cairnfs.coordinator.namespace.operation import Env, Footprint, MoreSteps, OperationSpec, Touch
 from cairnfs.coordinator.namespace.slices import ChunkLengths, from_message, holders_of, to_message
-from cairnfs.coordinator.records import BlockSlice, Inode
+from cairnfs.coordinator.records import BlockSlice, Inode, Reservation
 from cairnfs.engine.interface import ReadTransaction, Transaction
 from cairnfs.rpc.v1 import common_pb2, metadata_pb2 as pb
 
@@ -20,7 +20,8 @@ def run(txn: Transaction, op: pb.CommitWrite, env: Env) -> pb.CommitWriteReply |
     """Lay the slices over what is there, in their order. The file may be an orphan.
 
     Raises CairnError NOT_FOUND, IS_DIRECTORY, INVALID (no regular file, a slice that crosses a block or does
-    not fit its chunk), FILE_TOO_LARGE, CHUNK_GONE, CONFLICT (`if_size`), OVERLOADED (compact a block first).
+    not fit its chunk), FILE_TOO_LARGE, CHUNK_GONE, CONFLICT (`if_size`), OVERLOADED (compact a block first),
+    QUOTA.
     """
     tree.require_cover(env, op.ino)
     inode = tree.load_regular(txn, op.ino)
@@ -35,12 +36,14 @@ def run(txn: Transaction, op: pb.CommitWrite, env: Env) -> pb.CommitWriteReply |
     editor = ExtentEditor(txn, op.ino)
     size, rest = _lay(editor, slices, inode.size)
     editor.finish(env.now_ns, holders_of(op.chunks))
+    remaining = _remaining(op, rest) if rest else None
+    _charge(txn, op, remaining, inode.realm, env, editor.allocated_delta)
     if not rest:
         size = max(size, op.size)
     inode = _committed(inode, op, env, size, editor.allocated_delta)
     tree.save(txn, op.ino, inode)
-    if rest:
-        return MoreSteps(_remaining(op, rest))
+    if remaining is not None:
+        return MoreSteps(remaining)
     return pb.CommitWriteReply(attr=inode.to_attr(op.ino), most_slices=editor.most_slices)
 
 
@@ -55,6 +58,22 @@ def _lay(
         if reached < one.end:
             return size, [(block, one.cut(reached, one.end)), *slices[index + 1 :]]
     return size, []
+
+
+def _charge(
+    txn: Transaction, op: pb.CommitWrite, remaining: pb.CommitWrite | None, realm: int, env: Env, delta: int
+) -> None:
+    """Count what the file has become larger by; it may have been paid for with more than that.
+
+    A step that is made again, after a crash, draws twice: then the rest of the reservation pays.
+    """
+    paid = usage.NOTHING
+    drawn = op.reserved_bytes - (remaining.reserved_bytes if remaining is not None else 0)
+    if drawn:
+        paid = usage.draw(txn, env.session_id, op.reserved_realm, Reservation(0, drawn))
+        if op.reserved_realm != realm:
+            paid = usage.NOTHING
+    usage.change(txn, realm, allocated_bytes=delta, forced=env.forced, paid=paid)
 
 
 def _committed(inode: Inode, op: pb.CommitWrite, env: Env, size: int, allocated_delta: int) -> Inode:
@@ -73,6 +92,7 @@ def _remaining(op: pb.CommitWrite, rest: list[tuple[int, BlockSlice]]) -> pb.Com
     remaining.ClearField("if_size")
     del remaining.slices[:]
     remaining.slices.extend(to_message(block, one) for block, one in rest)
+    remaining.reserved_bytes = min(op.reserved_bytes, sum(one.length for _, one in rest))
     return remaining
 
 

@@ -2,7 +2,7 @@
 
 from cairnfs.base.errors import CairnError
 from cairnfs.base.limits import BLOCK_BYTES, EXTENT_BLOCKS_PER_STEP, FILE_SIZE_MAX_BYTES
-from cairnfs.coordinator.namespace import tree
+from cairnfs.coordinator.namespace import tree, usage
 from cairnfs.coordinator.namespace.extents import ExtentEditor, overlapping, read_block
 from cairnfs.coordinator.namespace.operation import Env, Footprint, OperationSpec, Touch
 from cairnfs.engine.interface import ReadTransaction, Transaction
@@ -21,7 +21,7 @@ def run(txn: Transaction, op: pb.CopyRange, env: Env) -> pb.CopyRangeReply:
 
     One operation copies at most EXTENT_BLOCKS_PER_STEP blocks, and as much as one transaction holds; the
     caller asks again for the rest. Raises CairnError NOT_FOUND, IS_DIRECTORY, INVALID (no regular file, or
-    ranges of one file that overlap), FILE_TOO_LARGE, OVERLOADED.
+    ranges of one file that overlap), FILE_TOO_LARGE, OVERLOADED, QUOTA.
     """
     tree.require_cover(env, op.target)
     tree.require_cover(env, op.source)
@@ -37,6 +37,7 @@ def run(txn: Transaction, op: pb.CopyRange, env: Env) -> pb.CopyRangeReply:
     editor = ExtentEditor(txn, op.target)
     copied = _copy(editor, txn, op, length)
     editor.finish(env.now_ns)
+    usage.change(txn, target.realm, allocated_bytes=editor.allocated_delta)
     target = tree.content_changed(target, env.now_ns)._replace(
         size=max(target.size, op.target_offset + copied),
         allocated_bytes=target.allocated_bytes + editor.allocated_delta,

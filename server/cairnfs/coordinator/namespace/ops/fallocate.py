@@ -6,7 +6,7 @@ Space is not reserved: allocating only makes the file longer. Zeros are holes.
 from cairnfs.base.errors import CairnError
 from cairnfs.base.limits import BLOCK_BYTES, EXTENT_BLOCKS_PER_STEP, FILE_SIZE_MAX_BYTES
 from cairnfs.coordinator import keys
-from cairnfs.coordinator.namespace import tree
+from cairnfs.coordinator.namespace import tree, usage
 from cairnfs.coordinator.namespace.extents import ExtentEditor
 from cairnfs.coordinator.namespace.operation import Env, Footprint, MoreSteps, OperationSpec, Touch
 from cairnfs.engine.interface import ReadTransaction, Transaction
@@ -43,6 +43,7 @@ def run(txn: Transaction, op: pb.Fallocate, env: Env) -> pb.AttrReply | MoreStep
     if op.mode & (PUNCH_HOLE | ZERO_RANGE):
         done = _clear(editor, txn, op.ino, op.offset, end)
         editor.finish(env.now_ns)
+        usage.change(txn, inode.realm, allocated_bytes=editor.allocated_delta)
     inode = tree.content_changed(inode, env.now_ns)._replace(
         size=inode.size if op.mode & KEEP_SIZE else max(inode.size, end),
         allocated_bytes=inode.allocated_bytes + editor.allocated_delta,

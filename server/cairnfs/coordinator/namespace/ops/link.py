@@ -2,7 +2,7 @@
 
 from cairnfs.base.errors import CairnError
 from cairnfs.coordinator import keys
-from cairnfs.coordinator.namespace import tree
+from cairnfs.coordinator.namespace import realms, tree
 from cairnfs.coordinator.namespace.operation import Env, Footprint, OperationSpec, Touch
 from cairnfs.coordinator.records import Dentry
 from cairnfs.engine.interface import ReadTransaction, Transaction
@@ -18,7 +18,7 @@ def run(txn: Transaction, op: pb.Link, env: Env) -> pb.EntryReply:
     """Make the link.
 
     Raises CairnError NOT_FOUND (also when the file has no name left), NOT_DIRECTORY, EXISTS, NOT_PERMITTED
-    (a directory), TOO_MANY_LINKS, INVALID, NAME_TOO_LONG.
+    (a directory), TOO_MANY_LINKS, INVALID, NAME_TOO_LONG, CROSS_DEVICE.
     """
     tree.check_name(op.name)
     tree.require_cover(env, op.ino)
@@ -31,6 +31,7 @@ def run(txn: Transaction, op: pb.Link, env: Env) -> pb.EntryReply:
     if inode.nlink == 0:
         raise CairnError(common_pb2.ERROR_CODE_NOT_FOUND, f"inode {op.ino} has no name left")
     tree.check_links(inode)
+    inode = realms.place(txn, op.ino, inode, parent.realm, env, links=2)
     inode = tree.attributes_changed(inode, env.now_ns)._replace(nlink=inode.nlink + 1)
     parent = tree.entries_changed(parent, env.now_ns)
     tree.save(txn, op.ino, inode)

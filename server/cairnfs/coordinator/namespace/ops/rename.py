@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from cairnfs.base.errors import CairnError
 from cairnfs.coordinator import keys
-from cairnfs.coordinator.namespace import tree
+from cairnfs.coordinator.namespace import realms, tree
 from cairnfs.coordinator.namespace.operation import Env, Footprint, OperationSpec, Touch
 from cairnfs.coordinator.records import Dentry, Inode
 from cairnfs.engine.interface import ReadTransaction, Transaction
@@ -45,7 +45,7 @@ def run(txn: Transaction, op: pb.Rename, env: Env) -> pb.RenameReply:
     """Rename as renameat2(2) does.
 
     Raises CairnError NOT_FOUND, NOT_DIRECTORY, IS_DIRECTORY, EXISTS (NOREPLACE), NOT_EMPTY, INVALID (a
-    directory into itself, bad names or flags), TOO_MANY_LINKS, NAME_TOO_LONG.
+    directory into itself, bad names or flags), TOO_MANY_LINKS, NAME_TOO_LONG, CROSS_DEVICE, BUSY, QUOTA.
     """
     if op.flags not in (0, NOREPLACE, EXCHANGE):
         raise CairnError(common_pb2.ERROR_CODE_INVALID, f"flags {op.flags}")
@@ -112,8 +112,8 @@ def _exchange(txn: Transaction, op: pb.Rename, env: Env, move: _Move) -> pb.Rena
     txn.put(keys.dentry(op.parent, op.name), move.target.encode())
     txn.put(keys.dentry(op.new_parent, op.new_name), move.source.encode())
     _save_parents(txn, op, env, move)
-    move.moved = _placed(txn, move.source.ino, move.moved, op.new_parent, env.now_ns)
-    move.replaced = _placed(txn, move.target.ino, move.replaced, op.parent, env.now_ns)
+    move.moved = _placed(txn, move.source.ino, move.moved, op.new_parent, move.new_parent.realm, env)
+    move.replaced = _placed(txn, move.target.ino, move.replaced, op.parent, move.parent.realm, env)
     return _reply(op, move, move.replaced)
 
 
@@ -122,12 +122,13 @@ def _move(txn: Transaction, op: pb.Rename, env: Env, move: _Move) -> pb.RenameRe
     replaces = 0
     if move.target is not None and move.replaced is not None:
         _check_replaceable(txn, move.target.ino, move.replaced, moves_directory)
+        realms.check_removable(move.target.ino, move.replaced)
         replaces = int(moves_directory)
     _shift_links(op, move, parent=-int(moves_directory), new_parent=int(moves_directory) - replaces)
     txn.delete(keys.dentry(op.parent, op.name))
     txn.put(keys.dentry(op.new_parent, op.new_name), move.source.encode())
     _save_parents(txn, op, env, move)
-    move.moved = _placed(txn, move.source.ino, move.moved, op.new_parent, env.now_ns)
+    move.moved = _placed(txn, move.source.ino, move.moved, op.new_parent, move.new_parent.realm, env)
     if move.target is not None and move.replaced is not None:
         move.replaced = tree.drop_link(txn, move.target.ino, move.replaced, env.now_ns)
     return _reply(op, move, move.replaced)
@@ -164,10 +165,11 @@ def _save_parents(txn: Transaction, op: pb.Rename, env: Env, move: _Move) -> Non
         tree.save(txn, op.parent, move.parent)
 
 
-def _placed(txn: Transaction, ino: int, inode: Inode, parent: int, now_ns: int) -> Inode:
-    inode = tree.attributes_changed(inode, now_ns)
+def _placed(txn: Transaction, ino: int, inode: Inode, parent: int, realm: int, env: Env) -> Inode:
+    inode = tree.attributes_changed(inode, env.now_ns)
     if tree.is_directory(inode):
         inode = inode._replace(parent=parent)
+    inode = realms.place(txn, ino, inode, realm, env)
     tree.save(txn, ino, inode)
     return inode
 

@@ -2,7 +2,7 @@
 
 from cairnfs.base.errors import CairnError
 from cairnfs.base.limits import BLOCK_BYTES, COMMIT_SLICES_MAX
-from cairnfs.coordinator.namespace import tree
+from cairnfs.coordinator.namespace import tree, usage
 from cairnfs.coordinator.namespace.extents import ExtentEditor, read_block
 from cairnfs.coordinator.namespace.operation import Env, Footprint, MoreSteps, OperationSpec, Touch
 from cairnfs.coordinator.namespace.slices import ChunkLengths, from_message, holders_of, to_message
@@ -30,6 +30,7 @@ def run(txn: Transaction, op: pb.ReplaceExtents, env: Env) -> pb.CommitWriteRepl
     editor = ExtentEditor(txn, op.ino)
     reached = editor.replace(op.block, 0, BLOCK_BYTES, new)
     editor.finish(env.now_ns, holders_of(op.chunks))
+    usage.change(txn, inode.realm, allocated_bytes=editor.allocated_delta, forced=True)
     inode = inode._replace(
         allocated_bytes=inode.allocated_bytes + editor.allocated_delta, change=inode.change + 1
     )

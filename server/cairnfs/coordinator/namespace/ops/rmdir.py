@@ -2,7 +2,7 @@
 
 from cairnfs.base.errors import CairnError
 from cairnfs.coordinator import keys
-from cairnfs.coordinator.namespace import tree
+from cairnfs.coordinator.namespace import realms, tree
 from cairnfs.coordinator.namespace.operation import Env, OperationSpec
 from cairnfs.coordinator.namespace.ops.unlink import footprint
 from cairnfs.engine.interface import Transaction
@@ -10,7 +10,7 @@ from cairnfs.rpc.v1 import common_pb2, metadata_pb2 as pb
 
 
 def run(txn: Transaction, op: pb.RmDir, env: Env) -> pb.RemoveReply:
-    """Remove the directory. Raises CairnError NOT_FOUND, NOT_DIRECTORY, NOT_EMPTY, INVALID."""
+    """Remove the directory. Raises CairnError NOT_FOUND, NOT_DIRECTORY, NOT_EMPTY, INVALID, BUSY."""
     tree.check_name(op.name)
     parent = tree.load_directory(txn, op.parent)
     entry = tree.require_entry(txn, op.parent, op.name)
@@ -20,6 +20,7 @@ def run(txn: Transaction, op: pb.RmDir, env: Env) -> pb.RemoveReply:
         raise CairnError(common_pb2.ERROR_CODE_NOT_DIRECTORY, f"{op.name!r} in {op.parent}")
     if not tree.is_empty(txn, entry.ino):
         raise CairnError(common_pb2.ERROR_CODE_NOT_EMPTY, f"{op.name!r} in {op.parent}")
+    realms.check_removable(entry.ino, inode)
     txn.delete(keys.dentry(op.parent, op.name))
     parent = tree.entries_changed(parent, env.now_ns, links=-1)
     tree.save(txn, op.parent, parent)

@@ -1,0 +1,83 @@
+"""Which realm an inode belongs to, and what its policy says (docs/internals/realms.md)."""
+
+from typing import NamedTuple
+
+from cairnfs.base.errors import CairnError
+from cairnfs.coordinator import keys
+from cairnfs.coordinator.namespace import tree, usage
+from cairnfs.coordinator.namespace.operation import Env
+from cairnfs.coordinator.records import RETENTION_UNSET, Inode, RealmState
+from cairnfs.engine.interface import ReadTransaction, Transaction
+from cairnfs.rpc.v1 import common_pb2 as pb
+
+
+class Policy(NamedTuple):
+    """What holds in a realm, with what it leaves to those that enclose it.
+
+    `replicas` of 0 is the cluster's own number; `trash` is the directory that takes what is removed, and 0
+    when nothing is kept.
+    """
+
+    replicas: int
+    trash: int
+    trash_retention_s: int
+
+
+def effective(txn: ReadTransaction, realm: int) -> Policy:
+    """The policy of `realm`. Raises CairnError IO."""
+    replicas, trash, retention_s = 0, 0, RETENTION_UNSET
+    for _, found in usage.chain(txn, realm):
+        replicas = replicas or found.replicas
+        if retention_s == RETENTION_UNSET:
+            retention_s, trash = found.trash_retention_s, found.trash
+    if retention_s in (0, RETENTION_UNSET):
+        return Policy(replicas, 0, 0)
+    return Policy(replicas, trash, retention_s)
+
+
+def check_removable(ino: int, inode: Inode) -> None:
+    """Raise CairnError BUSY for a directory that has a policy of its own."""
+    if inode.realm == ino:
+        raise CairnError(pb.ERROR_CODE_BUSY, f"directory {ino} has a policy of its own")
+
+
+def place(txn: Transaction, ino: int, inode: Inode, realm: int, env: Env, *, links: int = 0) -> Inode:
+    """`inode`, which gets a name in a directory of `realm`, with that realm; its usage goes along.
+
+    `links` is how many names it then has, if others than before.
+
+    Raises CairnError CROSS_DEVICE for what has to be copied instead, QUOTA.
+    """
+    own = inode.realm
+    if own == realm:
+        return inode
+    if own == ino:
+        own = usage.load_realm(txn, ino).parent
+        if own == realm:
+            return inode
+        raise _cross_device(ino, own, realm)
+    walking = _walking_between(txn, own, realm)
+    if tree.is_directory(inode):
+        if walking:  # what is in it follows
+            txn.put(keys.retag(walking, ino), b"")
+        elif inode.nlink:
+            raise _cross_device(ino, own, realm)
+    elif max(links, inode.nlink) > 1 and not walking:
+        raise _cross_device(ino, own, realm)
+    usage.move(txn, own, realm, usage.Usage(1, inode.allocated_bytes), forced=env.forced or walking > 0)
+    return inode._replace(realm=realm)
+
+
+def _walking_between(txn: ReadTransaction, own: int, realm: int) -> int:
+    """The realm whose walk turns `own` into `realm`, or 0."""
+    target = usage.load_realm(txn, realm)
+    if target.state == RealmState.TAGGING and target.parent == own:
+        return realm
+    source = usage.load_realm(txn, own)
+    if source.state == RealmState.REMOVING and source.parent == realm:
+        return own
+    return 0
+
+
+def _cross_device(ino: int, own: int, realm: int) -> CairnError:
+    return CairnError(pb.ERROR_CODE_CROSS_DEVICE, f"inode {ino} of realm {own} into realm {realm}")
