@@ -79,6 +79,7 @@ class AttributeOps(Part):
         inode = self.state.inodes.get(ino)
         if self.state.leased(inode):
             if inode.attr is not None and not inode.attr.has_xattrs and name.startswith(XATTR_NAMESPACES):
+                self.state.publish(inode)  # the kernel asks before every write
                 raise CairnError(common.ERROR_CODE_NO_DATA)
             value = inode.xattrs.get(name)
             if value is not None:

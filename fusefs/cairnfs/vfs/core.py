@@ -45,13 +45,15 @@ class VFS(NamespaceOps, AttributeOps, FileOps, RangeOps, DirectoryOps):
         source = ChunkSource(chunks, state.chunk_cache, disk_cache)
         self.prefetcher = Prefetcher(state, source)
         self.reader = Reader(state, source, self.prefetcher)
-        self.sender = Sender(state, Compactor(state, self.reader))
+        compactor = Compactor(state, self.reader)
+        self.sender = Sender(state, compactor)
         self.flusher = Flusher(state, self.sender)
         self.local = LocalChanges(state)
         self.upgrades = Upgrades(state)
         self.events = Events(state, Recalls(state, self.flusher, self.local))
         self.directories: dict[int, DirectoryHandle] = {}
         nursery.start_soon(self.flusher.run)
+        nursery.start_soon(compactor.run)
         if disk_cache is not None:
             nursery.start_soon(disk_cache.run)
 

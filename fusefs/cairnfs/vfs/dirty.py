@@ -1,6 +1,6 @@
 """Bytes of one file that were written here and are not yet committed; no I/O, no clock."""
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
 
 from cairnfs.base.limits import BLOCK_BYTES
@@ -20,66 +20,68 @@ class Run:
 
 
 class Runs:
-    """Disjoint, non-adjacent runs of one block, in order."""
+    """Disjoint, non-adjacent runs of one block, in order; `size_bytes` are held."""
 
-    __slots__ = ("runs",)
+    __slots__ = ("runs", "size_bytes")
 
     def __init__(self) -> None:
         self.runs: list[Run] = []
-
-    @property
-    def size_bytes(self) -> int:
-        """How many bytes are held."""
-        return sum(len(run.data) for run in self.runs)
+        self.size_bytes = 0
 
     def write(self, start: int, data: memoryview) -> int:
         """Put `data` at `start`, over what is there; returns by how many bytes the runs grew."""
         runs = self.runs
-        if not runs or start > runs[-1].end:
-            runs.append(Run(start, bytearray(data)))
-            return len(data)
-        last = runs[-1]
-        if start == last.end:
-            last.data += data
-            return len(data)
-        end = start + len(data)
-        index = bisect_right(runs, start, key=lambda run: run.start) - 1
-        if index >= 0 and runs[index].end >= end:
-            run = runs[index]
-            run.data[start - run.start : end - run.start] = data
-            return 0
-        return self._merge(start, end, data)
-
-    def _merge(self, start: int, end: int, data: memoryview) -> int:
-        before = self.size_bytes
-        touching = [run for run in self.runs if run.start <= end and run.end >= start]
-        if not touching:
-            merged = Run(start, bytearray(data))
+        if runs and start == runs[-1].end:
+            runs[-1].data += data
+            grown = len(data)
         else:
-            first, last = touching[0], touching[-1]
-            merged = Run(min(start, first.start), bytearray())
-            merged.data += memoryview(first.data)[: max(0, start - first.start)]
-            merged.data += data
-            if last.end > end:
-                merged.data += memoryview(last.data)[end - last.start :]
-        gone = {id(run) for run in touching}
-        self.runs = sorted(
-            [run for run in self.runs if id(run) not in gone] + [merged], key=lambda run: run.start
-        )
-        return self.size_bytes - before
+            grown = self._put(start, start + len(data), data)
+        self.size_bytes += grown
+        return grown
+
+    def _put(self, start: int, end: int, data: memoryview) -> int:
+        runs = self.runs
+        low = bisect_left(runs, start, key=_end_of)
+        high = bisect_right(runs, end, key=_start_of)
+        if low >= high:
+            runs.insert(low, Run(start, bytearray(data)))
+            return len(data)
+        first, last = runs[low], runs[high - 1]
+        before = sum(len(run.data) for run in runs[low:high])
+        behind = bytes(memoryview(last.data)[end - last.start :]) if last is not first else b""
+        if first.start <= start:
+            first.data[start - first.start : end - first.start] = data
+        else:
+            first.data[: max(0, end - first.start)] = data
+            first.start = start
+        first.data += behind
+        del runs[low + 1 : high]
+        return len(first.data) - before
 
     def cut(self, end: int) -> int:
         """Drop everything from offset `end` on; returns how many bytes went."""
+        runs = self.runs
         before = self.size_bytes
-        kept: list[Run] = []
-        for run in self.runs:
-            if run.start >= end:
-                continue
-            if run.end > end:
-                del run.data[end - run.start :]
-            kept.append(run)
-        self.runs = kept
+        low = bisect_left(runs, end, key=_start_of)
+        self.size_bytes -= sum(len(run.data) for run in runs[low:])
+        del runs[low:]
+        if runs and runs[-1].end > end:
+            self.size_bytes -= runs[-1].end - end
+            del runs[-1].data[end - runs[-1].start :]
         return before - self.size_bytes
+
+    def within(self, start: int, end: int) -> list[Run]:
+        """The runs that have bytes in [start, end)."""
+        runs = self.runs
+        return runs[bisect_right(runs, start, key=_end_of) : bisect_left(runs, end, key=_start_of)]
+
+
+def _start_of(run: Run) -> int:
+    return run.start
+
+
+def _end_of(run: Run) -> int:
+    return run.start + len(run.data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,9 +205,7 @@ class DirtyFile:
             for block in range(first, last + 1):
                 runs = layer.get(block)
                 if runs is not None:
-                    found.extend(
-                        _clip(run, start, end) for run in runs.runs if run.start < end and run.end > start
-                    )
+                    found.extend(_clip(run, start, end) for run in runs.within(start, end))
         return found
 
 

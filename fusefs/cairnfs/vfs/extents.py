@@ -1,5 +1,6 @@
 """Where the committed bytes of one file are: its slices, by block, as far as they are known."""
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -66,18 +67,15 @@ class ExtentMap:
         known = self._blocks.get(block)
         if known is None:
             return
-        kept: list[Extent] = []
-        for old in known:
-            if old.end <= extent.start or old.start >= extent.end:
-                kept.append(old)
-                continue
-            if old.start < extent.start:
-                kept.append(old.clip(old.start, extent.start))
-            if old.end > extent.end:
-                kept.append(old.clip(extent.end, old.end))
-        kept.append(extent)
-        kept.sort()
-        self._blocks[block] = kept
+        low, high = _touched(known, extent.start, extent.end)
+        new = [extent]
+        if low < high:
+            first, last = known[low], known[high - 1]
+            if first.start < extent.start:
+                new.insert(0, first.clip(first.start, extent.start))
+            if last.end > extent.end:
+                new.append(last.clip(extent.end, last.end))
+        known[low:high] = new
 
     def knows(self, start: int, end: int) -> bool:
         """Whether every block that overlaps [start, end) is known."""
@@ -88,7 +86,25 @@ class ExtentMap:
         """The extents of known blocks, clipped to [start, end), in order."""
         found: list[Extent] = []
         for block in range(start // BLOCK_BYTES, (end - 1) // BLOCK_BYTES + 1):
-            for extent in self._blocks.get(block, ()):
-                if extent.start < end and extent.end > start:
-                    found.append(extent.clip(start, end))
+            known = self._blocks.get(block, [])
+            low, high = _touched(known, start, end)
+            found += known[low:high]
+        if found and found[0].start < start:
+            found[0] = found[0].clip(start, end)
+        if found and found[-1].end > end:
+            found[-1] = found[-1].clip(start, end)
         return found
+
+
+def _touched(known: list[Extent], start: int, end: int) -> tuple[int, int]:
+    """Which of `known`, in order, have bytes in [start, end)."""
+    low = bisect_right(known, start, key=_end_of)
+    return low, max(low, bisect_left(known, end, key=_start_of))
+
+
+def _start_of(extent: Extent) -> int:
+    return extent.start
+
+
+def _end_of(extent: Extent) -> int:
+    return extent.start + extent.length

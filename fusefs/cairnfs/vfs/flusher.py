@@ -98,7 +98,7 @@ class Flusher:
         while inode.unsaved:
             blocks = [block for block in inode.dirty.unsent if block not in inode.dirty.sending]
             if blocks:
-                await self._send(inode, blocks[: 4 * JOB_MAX_BYTES // limits.BLOCK_BYTES])
+                await self._send(inode, blocks)
             elif inode.pending.unsent is not None and not (inode.pending.sending or inode.dirty):
                 await self._send_attributes(inode)
             else:  # another task is sending; it ends with a notification
@@ -198,17 +198,14 @@ class Flusher:
         self._retry_at_s[inode.ino] = self._state.clock.monotonic() + RETRY_S
 
     async def _send(self, inode: Inode, blocks: list[int]) -> None:
-        """Send blocks of one file, large ones in several jobs at once; raises the first error."""
-        unsent = inode.dirty.unsent
-        size_bytes = sum(unsent[block].size_bytes for block in blocks if block in unsent)
-        step = JOB_MAX_BYTES // limits.BLOCK_BYTES if size_bytes > JOB_MAX_BYTES else max(1, len(blocks))
+        """Send blocks of one file, many bytes in several jobs at once; raises the first error."""
 
         async def send_some(some: list[int]) -> None:
             errors = await self._job([(inode, some)])
             if errors:
                 raise errors[inode]
 
-        await run_all(partial(send_some, blocks[i : i + step]) for i in range(0, len(blocks), step))
+        await run_all(partial(send_some, some) for some in _shared_out(inode, blocks))
 
     async def _job(self, wanted: list[tuple[Inode, list[int]]]) -> dict[Inode, CairnError]:
         """Freeze, send and settle blocks of one or many files; returns who failed, and why."""
@@ -268,3 +265,19 @@ def _grouped(inodes: Iterable[Inode]) -> Iterator[list[Inode]]:
             group = []
     if group:
         yield group
+
+
+def _shared_out(inode: Inode, blocks: Iterable[int]) -> list[list[int]]:
+    """Neighbours together, about JOB_MAX_BYTES a time."""
+    unsent = inode.dirty.unsent
+    shares: list[list[int]] = [[]]
+    size_bytes = 0
+    for block in sorted(blocks):
+        runs = unsent.get(block)
+        more_bytes = 0 if runs is None else runs.size_bytes
+        if size_bytes + more_bytes > JOB_MAX_BYTES and shares[-1]:
+            shares.append([])
+            size_bytes = 0
+        shares[-1].append(block)
+        size_bytes += more_bytes
+    return shares

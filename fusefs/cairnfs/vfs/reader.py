@@ -24,6 +24,7 @@ FIRST_BLOCKS = 64  # located at once where no pattern is known
 SMALL_CHUNK_BYTES = 256 * limits.KIB  # fetched whole at once
 WHOLE_AFTER_MISSES = 3  # partial reads of one chunk until it is fetched whole
 ATTEMPTS = 3
+SPAN_GAP_BYTES = limits.CHECKSUM_BLOCK_BYTES  # between parts of a chunk that are fetched together
 READERS_SEEN = 16  # reads that tell how many share the memory for reading ahead
 
 
@@ -125,17 +126,45 @@ class Reader:
         if len(extents) == 1 and not pieces and extents[0].start == start and extents[0].end == end:
             return await self.fetch(extents[0], whole=whole, fits=fits)
         buffer = bytearray(end - start)
-        if len(extents) == 1:
-            await self._fill(buffer, start, extents[0], whole, fits)
-        elif extents:
-            await run_all(partial(self._fill, buffer, start, extent, whole, fits) for extent in extents)
+        await self._gather(buffer, start, extents, whole=whole, fits=fits)
         for piece in pieces:
             buffer[piece.start - start : piece.start - start + len(piece.data)] = piece.data
         return memoryview(buffer)
 
-    async def _fill(self, buffer: bytearray, start: int, extent: Extent, whole: bool, fits: bool) -> None:
-        data = await self.fetch(extent, whole=whole, fits=fits)
-        buffer[extent.start - start : extent.end - start] = data
+    async def content(self, extents: list[Extent]) -> bytes:
+        """The bytes of `extents` of one block, in order, without the holes between them."""
+        start, end = extents[0].start, extents[-1].end
+        buffer = bytearray(end - start)
+        await self._gather(buffer, start, extents, whole=False, fits=False)
+        view = memoryview(buffer)
+        return b"".join(view[extent.start - start : extent.end - start] for extent in extents)
+
+    async def _gather(
+        self, buffer: bytearray, start: int, extents: list[Extent], *, whole: bool, fits: bool
+    ) -> None:
+        """Put the bytes of `extents` into a buffer for the file's bytes from `start` on."""
+        missing: dict[bytes, list[Extent]] = {}
+        for extent in extents:
+            data = self._source.held(extent)
+            if data is None:
+                missing.setdefault(extent.chunk_id, []).append(extent)
+            else:
+                buffer[extent.start - start : extent.end - start] = data
+        if len(missing) == 1:
+            await self._fill(buffer, start, next(iter(missing.values())), whole, fits)
+        elif missing:
+            parts = missing.values()
+            await run_all(partial(self._fill, buffer, start, part, whole, fits) for part in parts)
+
+    async def _fill(
+        self, buffer: bytearray, start: int, extents: list[Extent], whole: bool, fits: bool
+    ) -> None:
+        """Fetch `extents` of one chunk, those that lie near each other in it at once."""
+        for span in _spans(extents):
+            data = memoryview(await self.fetch(_around(span), whole=whole, fits=fits))
+            for extent in span:
+                at = extent.chunk_offset - span[0].chunk_offset
+                buffer[extent.start - start : extent.end - start] = data[at : at + extent.length]
 
     async def fetch(self, extent: Extent, *, whole: bool, fits: bool = True) -> bytes | memoryview:
         """The bytes of one extent; with `whole` its chunk is kept in memory.
@@ -167,9 +196,12 @@ class Reader:
 
     async def _fetch_ahead(self, inode: Inode, ranges: tuple[Range, ...], whole: bool) -> None:
         try:
+            begun: set[bytes] = set()
             for start, end in ranges:
                 for extent in await self._extents_ahead(inode, start, end):
-                    if not self._source.at_hand(extent):
+                    if extent.chunk_id not in begun and not self._source.at_hand(extent):
+                        if whole:
+                            begun.add(extent.chunk_id)
                         size_bytes = extent.chunk_length if whole else extent.length
                         held_bytes = await self._ahead.acquire(size_bytes)
                         self._state.spawn(self._fetch_quietly, extent, whole, held_bytes)
@@ -194,3 +226,26 @@ class Reader:
             log.debug("reading ahead failed", error=str(error))
         finally:
             self._ahead.release(held_bytes)
+
+
+def _spans(extents: list[Extent]) -> list[list[Extent]]:
+    """Extents of one chunk by their place in it, those that are near each other together."""
+    ordered = sorted(extents, key=lambda extent: extent.chunk_offset)
+    spans = [[ordered[0]]]
+    reached = ordered[0].chunk_offset
+    for extent in ordered[1:]:
+        reached = max(reached, spans[-1][-1].chunk_offset + spans[-1][-1].length)
+        if extent.chunk_offset <= reached + SPAN_GAP_BYTES:
+            spans[-1].append(extent)
+        else:
+            spans.append([extent])
+    return spans
+
+
+def _around(span: list[Extent]) -> Extent:
+    """The part of the chunk that holds all of `span`, as an extent without a place in the file."""
+    if len(span) == 1:
+        return span[0]
+    low = span[0].chunk_offset
+    length = max(extent.chunk_offset + extent.length for extent in span) - low
+    return span[0]._replace(length=length)

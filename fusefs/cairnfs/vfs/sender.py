@@ -15,6 +15,8 @@ from cairnfs.vfs.state import State
 from cairnfs.vfs.tasks import run_all
 
 GONE_RETRIES = 3
+# Refusals of a commit: its chunks were collected as garbage; a block has too many slices.
+_MENDED = (common.ERROR_CODE_CHUNK_GONE, common.ERROR_CODE_OVERLOADED)
 
 Taken = list[tuple[Inode, dict[int, Runs]]]  # files, and what DirtyFile.take gave of them
 Part = tuple[int, int, int, int]  # chunk index, chunk offset, file offset, length
@@ -26,6 +28,16 @@ class Content:
 
     chunks: list[bytes]
     parts: list[Part]
+
+
+@dataclass(slots=True)
+class _Journaled:
+    """What of one file was stored, and the commits of it that wait in the journal."""
+
+    inode: Inode
+    content: Content
+    stored: list[pb.StoredChunk]
+    entries: list[Entry]
 
 
 def cut(blocks: dict[int, Runs]) -> Content:
@@ -70,14 +82,15 @@ class Sender:
         except CairnError as error:
             return {inode: error for inode, _ in taken}
         errors: dict[Inode, CairnError] = {}
-        journaled: list[tuple[Inode, Content, list[Entry]]] = []
+        journaled: list[_Journaled] = []
         others: list[Callable[[], Awaitable[None]]] = []
         start = 0
         for (inode, _), content in zip(taken, contents, strict=True):
             mine = stored[start : start + len(content.chunks)]
             start += len(content.chunks)
             if inode.lease == WRITE_LEASE:
-                journaled.append((inode, content, self._journal_commits(inode, content, mine)))
+                entries = self._journal_commits(inode, content, mine)
+                journaled.append(_Journaled(inode, content, mine, entries))
             else:
                 others.append(partial(self._commit_or_note, inode, content, mine, errors))
         await self._settle(journaled, errors)
@@ -103,25 +116,24 @@ class Sender:
 
     def _consider_compaction(self, inode: Inode, op: pb.CommitWrite, most_slices: int) -> None:
         if most_slices >= limits.SLICES_COMPACT:
-            self._compactor.consider(inode, {item.offset // limits.BLOCK_BYTES for item in op.slices})
+            self._compactor.consider(inode, _blocks_of(op), most_slices)
 
-    async def _settle(
-        self, journaled: list[tuple[Inode, Content, list[Entry]]], errors: dict[Inode, CairnError]
-    ) -> None:
-        """Wait for commits in the journal; chunks that have gone meanwhile are stored and committed again."""
+    async def _settle(self, journaled: list[_Journaled], errors: dict[Inode, CairnError]) -> None:
+        """Wait for commits in the journal; those refused for what can be mended are tried again."""
         if not journaled:
             return
         try:
-            await self._state.journal.settle_to(max(entries[-1].number for _, _, entries in journaled))
+            await self._state.journal.settle_to(max(one.entries[-1].number for one in journaled))
         except CairnError as error:  # they stay in the journal; repeating them is harmless
-            errors.update({inode: error for inode, _, _ in journaled})
+            errors.update({one.inode: error for one in journaled})
             return
-        for inode, content, entries in journaled:
-            failure = next((entry.error for entry in entries if entry.error is not None), None)
-            if failure is not None and failure.code == common.ERROR_CODE_CHUNK_GONE:
-                await self._commit_or_note(inode, content, None, errors)
+        for one in journaled:
+            failure = next((entry.error for entry in one.entries if entry.error is not None), None)
+            if failure is not None and failure.code in _MENDED:
+                gone = failure.code == common.ERROR_CODE_CHUNK_GONE
+                await self._commit_or_note(one.inode, one.content, None if gone else one.stored, errors)
             elif failure is not None:
-                errors[inode] = failure
+                errors[one.inode] = failure
 
     async def _commit_or_note(
         self,
@@ -144,13 +156,24 @@ class Sender:
                 stored = await self._state.chunks.store(content.chunks)
             try:
                 for part in _portions(content.parts):
-                    await self._commit(inode, part, stored, inode.dirty)
+                    await self._commit_with_room(inode, part, stored)
             except CairnError as error:
                 if error.code != common.ERROR_CODE_CHUNK_GONE or attempt == GONE_RETRIES - 1:
                     raise
                 stored = None
             else:
                 return
+
+    async def _commit_with_room(self, inode: Inode, parts: list[Part], stored: list[pb.StoredChunk]) -> None:
+        """Commit; blocks with too many slices are compacted first."""
+        try:
+            await self._commit(inode, parts, stored, inode.dirty)
+        except CairnError as error:
+            if error.code != common.ERROR_CODE_OVERLOADED:
+                raise
+            for block in {offset // limits.BLOCK_BYTES for _, _, offset, _ in parts}:
+                await self._compactor.compact(inode, block)
+            await self._commit(inode, parts, stored, inode.dirty)
 
     async def write_through(
         self, inode: Inode, offset: int, data: bytes, *, if_size: int | None = None
@@ -230,6 +253,10 @@ def _commit_of(
         ctime_ns=times.ctime_ns,
         if_size=if_size,
     )
+
+
+def _blocks_of(op: pb.CommitWrite) -> set[int]:
+    return {item.offset // limits.BLOCK_BYTES for item in op.slices}
 
 
 def _ignore(_result: pb.BatchResult) -> None:

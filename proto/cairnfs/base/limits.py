@@ -26,8 +26,9 @@ PACK_CHUNK_MAX_BYTES: Final = 256 * KIB  # smaller chunks go into packs
 PACK_FILE_MAX_BYTES: Final = 256 * MIB
 REPLICATION_WINDOW_BYTES: Final = 8 * MIB  # under way on one replication stream
 STORE_WINDOW_BYTES: Final = 8 * MIB  # under way from one client to one datanode
-SLICES_COMPACT: Final = 64  # a block with more slices is compacted by who wrote it
-SLICES_MAX: Final = 900  # a block with more is refused until compacted
+SLICES_COMPACT: Final = 64  # a block with more slices is compacted by who wrote it, some time later
+SLICES_URGENT: Final = 1_100  # or at once: more than pages of 4 KiB can make of it
+SLICES_MAX: Final = 1_280  # a block with more is refused until compacted
 
 # ------------------------------------------------------------------ engine
 TRANSACTION_MAX_BYTES: Final = 1 * MIB
@@ -175,6 +176,8 @@ INODES_RESERVED_AT_ONCE: Final = 1_024
 # ------------------------------------------------------------------ client memory
 DIRTY_MAX_BYTES: Final = 192 * MIB
 READ_CACHE_MAX_BYTES: Final = 128 * MIB
+COMPACT_QUIET_S: Final = 30.0  # a block is compacted when it was not written for so long
+COMPACTIONS_WAITING_MAX: Final = 65_536  # blocks; more are left as they are
 RETRIEVE_WINDOW_BYTES: Final = 64 * MIB  # asked for and not yet arrived, all datanodes together
 HASH_INLINE_MAX_BYTES: Final = 64 * KIB  # hashing less is cheaper than handing it to a thread
 SESSION_INBOX_MESSAGES: Final = 256  # received and not yet handled, before reading stops
@@ -239,8 +242,9 @@ assert REPLICATION_WINDOW_BYTES >= CHUNK_MAX_BYTES
 assert GRPC_MESSAGE_MAX_BYTES > FRAME_MAX_BYTES + 64 * KIB
 assert GRPC_MESSAGE_MAX_BYTES < HTTP2_WINDOW_BYTES < 1 << 31
 assert FRAME_MAX_BYTES < HTTP2_FRAME_MAX_BYTES < 1 << 24
-assert SLICES_COMPACT < SLICES_MAX
-assert SLICES_MAX * 64 < VALUE_MAX_BYTES
+assert SLICES_COMPACT < BLOCK_BYTES // (4 * KIB) < SLICES_URGENT < SLICES_MAX
+assert SLICES_MAX * 50 + 2 < VALUE_MAX_BYTES  # when each slice is of a chunk of its own
+assert 2 * COMMIT_SLICES_MAX + 2 < SLICES_MAX  # a compacted block takes any commit
 assert XATTR_VALUE_MAX_BYTES < VALUE_MAX_BYTES
 assert EXTENT_BLOCKS_PER_STEP * 2 + 10 < TRANSACTION_MAX_KEYS
 assert STEP_KEYS_MAX + 50 < TRANSACTION_MAX_KEYS

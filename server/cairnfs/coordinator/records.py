@@ -3,7 +3,7 @@
 Named tuples rather than dataclasses: as immutable, and made from an unpacked struct in one call.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from enum import IntEnum
 from struct import Struct
 from typing import Final, NamedTuple
@@ -17,10 +17,12 @@ _DENTRY: Final = Struct(">QB")
 _REALM: Final = Struct(">QBBIQQQqqqq")
 _RESERVATION: Final = Struct(">QQ")
 _CHUNK: Final = Struct(">IQBQ")
-_SLICE: Final = Struct(">III32sI")
+_COUNT: Final = Struct(">H")
+_NAMED: Final = Struct(">32sI")  # a chunk that slices of the block are of, and its length
+_SLICE: Final = Struct(">IIIH")  # its place in the block, its length, its place in the chunk, which chunk
 _NODE: Final = Struct(">I")
 
-SLICE_BYTES: Final = _SLICE.size
+SLICE_BYTES: Final = _NAMED.size + _SLICE.size  # at most
 ATTR_BYTES: Final = _ATTR.size  # of Inode.wire
 
 
@@ -119,14 +121,32 @@ class BlockSlice(NamedTuple):
         )
 
 
-def encode_slices(slices: Iterable[BlockSlice]) -> bytes:
-    """The engine's value of one block."""
-    return b"".join([_SLICE.pack(*one) for one in slices])
+def encode_slices(slices: Sequence[BlockSlice]) -> bytes:
+    """The engine's value of one block: the chunks, each once, then the slices."""
+    named = dict.fromkeys([(one.chunk_id, one.chunk_length) for one in slices])
+    numbers = {chunk: number for number, chunk in enumerate(named)}
+    pack = _SLICE.pack
+    return b"".join(
+        [
+            _COUNT.pack(len(named)),
+            *[_NAMED.pack(*chunk) for chunk in named],
+            *[
+                pack(offset, length, chunk_offset, numbers[chunk_id, chunk_length])
+                for offset, length, chunk_offset, chunk_id, chunk_length in slices
+            ],
+        ]
+    )
 
 
 def decode_slices(value: bytes) -> list[BlockSlice]:
     """The slices of one block, sorted and disjoint."""
-    return [BlockSlice._make(fields) for fields in _SLICE.iter_unpack(value)]
+    (count,) = _COUNT.unpack_from(value)
+    end = _COUNT.size + count * _NAMED.size
+    named = list(_NAMED.iter_unpack(memoryview(value)[_COUNT.size : end]))
+    return [
+        BlockSlice._make((offset, length, chunk_offset, *named[number]))
+        for offset, length, chunk_offset, number in _SLICE.iter_unpack(memoryview(value)[end:])
+    ]
 
 
 class ChunkState(IntEnum):

@@ -1,8 +1,9 @@
 """Edits of a file's slices: cuts, overlays, joins, and exact counts, within the bounds of one transaction."""
 
 from bisect import bisect_left, bisect_right
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Final
 
 from cairnfs.base.errors import CairnError
@@ -20,6 +21,9 @@ from cairnfs.engine.interface import ReadTransaction, Transaction
 from cairnfs.rpc.v1 import common_pb2 as pb
 
 _KEYS_PER_CHUNK: Final = 2  # its record and its entry in the garbage index
+_LENGTH: Final = itemgetter(1)  # of a BlockSlice
+_CHUNK_ID: Final = itemgetter(3)
+_CHUNK: Final = itemgetter(3, 4)  # its name and length
 _RESERVED_KEYS: Final = 10 + 2 * REALM_DEPTH_MAX  # the inode, the usage of its realms and the like
 
 
@@ -60,7 +64,7 @@ class ExtentEditor:
         self._ino = ino
         self._blocks: dict[int, list[BlockSlice]] = {}
         self._changed: set[int] = set()
-        self._references: defaultdict[bytes, int] = defaultdict(int)
+        self._references: Counter[bytes] = Counter()
         self._chunk_lengths: dict[bytes, int] = {}
         self._value_bytes = 0
         self.allocated_delta = 0
@@ -84,6 +88,33 @@ class ExtentEditor:
             new = overlapping(new, start, reached)
         self._splice(block, start, reached, new)
         return reached
+
+    def lay(self, block: int, new: Sequence[BlockSlice]) -> int:
+        """Lay `new` (sorted, disjoint) over what there is in `block`, all in one go.
+
+        Returns how many slices are done; that may be none: `replace` does part of one.
+        """
+        slices = self._open(block, 2 * len(new))
+        if slices is None:
+            return 0
+        low, high = _window(slices, new[0].offset, new[-1].end)
+        old = slices[low:high]
+        fresh = {one.chunk_id for one in old}.union(one.chunk_id for one in new) - self._references.keys()
+        if len(fresh) > self._room_for_chunks():
+            return 0
+        if low > 0 and new[0].continues(slices[low - 1]):
+            low -= 1
+            old.insert(0, slices[low])
+        if high < len(slices):  # the last one may be continued
+            old.append(slices[high])
+            high += 1
+        pieces = _laid(old, new)
+        if pieces != old:
+            self._count(old, -1)
+            self._count(pieces, 1)
+            slices[low:high] = pieces
+            self._changed.add(block)
+        return len(new)
 
     def clear_from_end(self, block: int, start: int) -> int:
         """Remove what lies in `block` from `start` on, the last bytes first.
@@ -189,11 +220,33 @@ class ExtentEditor:
             slices[low:high] = pieces
             self._changed.add(block)
 
-    def _count(self, slices: Iterable[BlockSlice], sign: int) -> None:
-        for one in slices:
-            self._references[one.chunk_id] += sign
-            self._chunk_lengths[one.chunk_id] = one.chunk_length
-            self.allocated_delta += sign * one.length
+    def _count(self, slices: Sequence[BlockSlice], sign: int) -> None:
+        for chunk_id, count in Counter(map(_CHUNK_ID, slices)).items():
+            self._references[chunk_id] += sign * count
+        self._chunk_lengths.update(map(_CHUNK, slices))
+        self.allocated_delta += sign * sum(map(_LENGTH, slices))
+
+
+def _laid(old: Sequence[BlockSlice], new: Sequence[BlockSlice]) -> list[BlockSlice]:
+    """`new` and what of `old` they leave; both are sorted and disjoint."""
+    laid: list[BlockSlice] = []
+    at, border = 0, 0  # the first of `old` that may have bytes from `border` on
+    for one in new:
+        while at < len(old) and old[at].offset < one.offset:
+            kept = old[at]
+            start, end = max(kept.offset, border), min(kept.end, one.offset)
+            if start < end:
+                laid.append(kept if end - start == kept.length else kept.cut(start, end))
+            if kept.end > one.offset:
+                break
+            at += 1
+        laid.append(one)
+        border = one.end
+        while at < len(old) and old[at].end <= border:
+            at += 1
+    for kept in old[at:]:
+        laid.append(kept if kept.offset >= border else kept.cut(border, kept.end))
+    return _joined(laid)
 
 
 def _joined(slices: Iterable[BlockSlice]) -> list[BlockSlice]:

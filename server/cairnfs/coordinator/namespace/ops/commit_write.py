@@ -51,13 +51,34 @@ def _lay(
     editor: ExtentEditor, slices: list[tuple[int, BlockSlice]], size: int
 ) -> tuple[int, list[tuple[int, BlockSlice]]]:
     """Returns the size that the file reaches, and the slices for which this transaction had no room."""
-    for index, (block, one) in enumerate(slices):
+    index = 0
+    while index < len(slices):
+        block, one = slices[index]
+        row = _row(slices, index)
+        done = editor.lay(block, row) if len(row) > 1 else 0
+        if done:
+            size = max(size, block * BLOCK_BYTES + row[-1].end)
+            index += done
+            continue
         reached = editor.replace(block, one.offset, one.end, [one])
         if reached > one.offset:
             size = max(size, block * BLOCK_BYTES + reached)
         if reached < one.end:
             return size, [(block, one.cut(reached, one.end)), *slices[index + 1 :]]
+        index += 1
     return size, []
+
+
+def _row(slices: list[tuple[int, BlockSlice]], index: int) -> list[BlockSlice]:
+    """From `index` on, the slices of one block that follow each other without overlapping."""
+    block, last = slices[index]
+    row = [last]
+    for other, one in slices[index + 1 :]:
+        if other != block or one.offset < last.end:
+            break
+        row.append(one)
+        last = one
+    return row
 
 
 def _charge(
