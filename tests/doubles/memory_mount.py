@@ -120,6 +120,9 @@ class Control:
     async def begin_to_forget_names(self, *names: str) -> None:
         self.nursery.start_soon(self.forget_names, *names)
 
+    async def expire_entries(self) -> bool:
+        return self.notifier.expire_entries()
+
     async def forget_inode(self, name: str, data: bool) -> None:
         ino = self.fs._child(self.fs.root_ino, name.encode()).attr.ino
         await self.notifier.invalidate_inode(ino, data=data)

@@ -47,20 +47,21 @@ class SimKernel:
         self.doubtful = False  # every entry must be looked up, as after ESTALE
         self.requests = 0
         self.crashed = False  # the process is gone without a goodbye
-        self.forgets_at_once = False  # entries go without the directory's lock: no known window
+        self.epoch = 0  # of entries; those of an earlier one are not used
+        self.expires = True  # FUSE_NOTIFY_INC_EPOCH: since Linux 6.16
 
     # ------------------------------------------------------------------ KernelNotifier
 
-    async def invalidate_entries(self, parent: int, names: Sequence[bytes]) -> None:
-        if self.forgets_at_once:
-            self._forget_entries(parent, names)
-            return
-        async with self.directory_locks[parent]:
-            self._forget_entries(parent, names)
+    def expire_entries(self) -> bool:
+        if self.expires:
+            self.epoch += 1
+            self.dentries.clear()
+        return self.expires
 
-    def _forget_entries(self, parent: int, names: Sequence[bytes]) -> None:
-        for name in names:
-            self.dentries.pop((parent, name), None)
+    async def invalidate_entries(self, parent: int, names: Sequence[bytes]) -> None:
+        async with self.directory_locks[parent]:
+            for name in names:
+                self.dentries.pop((parent, name), None)
 
     async def invalidate_inode(self, ino: int, *, data: bool) -> None:
         self.attrs.pop(ino, None)
@@ -71,11 +72,12 @@ class SimKernel:
 
     # ------------------------------------------------------------------ paths
 
-    def learn(self, parent: int, name: bytes, node: Node) -> int:
+    def learn(self, parent: int, name: bytes, node: Node, epoch: int) -> int:
+        """Take in the answer to a request that was sent in `epoch`; returns the inode, 0 without one."""
         ino = node.attr.ino if node.attr is not None else 0
         self.references[ino] += 1
         self.dentries.pop((parent, name), None)
-        if node.entry_timeout_s:
+        if node.entry_timeout_s and epoch == self.epoch:
             self.dentries[parent, name] = ino
         self.learn_attr(node)
         return ino
@@ -117,7 +119,8 @@ class SimKernel:
         if known is not None:
             return known
         self.requests += 1
-        return self.learn(parent, name, await self.fs.lookup(parent, name, ROOT))
+        epoch = self.epoch
+        return self.learn(parent, name, await self.fs.lookup(parent, name, ROOT), epoch)
 
     def unlinked(self, parent: int, name: bytes, ino: int) -> None:
         """An entry of ours is gone."""
@@ -174,13 +177,15 @@ class SimKernel:
     async def mkdir(self, path: str) -> None:
         parent, name = await self._parent(path)
         async with self.directory_locks[parent]:
-            self.learn(parent, name, await self.fs.mkdir(parent, name, 0o755, ROOT))
+            epoch = self.epoch
+            self.learn(parent, name, await self.fs.mkdir(parent, name, 0o755, ROOT), epoch)
             self.attrs.pop(parent, None)
 
     async def symlink(self, target: str, path: str) -> None:
         parent, name = await self._parent(path)
         async with self.directory_locks[parent]:
-            self.learn(parent, name, await self.fs.symlink(parent, name, target.encode(), ROOT))
+            epoch = self.epoch
+            self.learn(parent, name, await self.fs.symlink(parent, name, target.encode(), ROOT), epoch)
             self.attrs.pop(parent, None)
 
     async def readlink(self, path: str) -> str:
@@ -219,7 +224,8 @@ class SimKernel:
         ino = await self.resolve(old)
         parent, name = await self._parent(new)
         async with self.directory_locks[parent]:
-            self.learn(parent, name, await self.fs.link(ino, parent, name, ROOT))
+            epoch = self.epoch
+            self.learn(parent, name, await self.fs.link(ino, parent, name, ROOT), epoch)
             self.attrs.pop(parent, None)
 
     async def chmod(self, path: str, mode: int) -> None:
@@ -247,13 +253,14 @@ class SimKernel:
     async def listdir(self, path: str) -> list[str]:
         ino = await self.resolve(path)
         handle = await self.fs.opendir(ino, ROOT)
-        names, offset = [], 0
+        names, offset, epoch = [], 0, self.epoch
         while listed := await self.fs.readdir(handle, offset, 7):
             for entry in listed:
                 self.fs.listed(entry)
-                self.learn(ino, entry.name, entry.node)
+                self.learn(ino, entry.name, entry.node, epoch)
                 names.append(entry.name.decode())
                 offset = entry.next_offset
+            epoch = self.epoch
         await self.fs.releasedir(handle)
         return names
 
@@ -263,8 +270,9 @@ class SimKernel:
         ino = await self.step(parent, name)
         if not ino and flags & os.O_CREAT:
             async with self.directory_locks[parent]:
+                epoch = self.epoch
                 opened, node = await self.fs.create(parent, name, stat.S_IFREG | 0o644, flags, ROOT)
-                ino = self.learn(parent, name, node)
+                ino = self.learn(parent, name, node, epoch)
                 self.attrs.pop(parent, None)
         elif not ino:
             raise CairnError(common.ERROR_CODE_NOT_FOUND)

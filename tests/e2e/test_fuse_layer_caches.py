@@ -1,6 +1,7 @@
 """What the kernel caches, and how the notifier and the end of a mount take it back."""
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from cairnfs.fuse import mounts
 from tests.doubles.mounted import MountedMemory, mounted_memory
 
 pytestmark = pytest.mark.fuse
+
+EXPIRES = tuple(int(part) for part in platform.release().split(".")[:2]) >= (6, 16)
 
 
 @pytest.fixture
@@ -74,6 +77,29 @@ def test_invalidation_waits_for_a_pending_call_without_stopping_the_mount(mount:
     assert child.poll() is None
     mount.ask("resume", "create")
     assert child.wait(20) == 1, "the name was taken meanwhile"
+
+
+@pytest.mark.skipif(not EXPIRES, reason="before Linux 6.16 entries cannot be made to expire")
+def test_entries_expire_while_a_pending_call_holds_their_directory(mount: MountedMemory) -> None:
+    """What another mount removed is not used any more, although the kernel cannot forget it yet."""
+    for name in ("gone", "stays"):
+        (mount.path / name).write_text(name)
+        (mount.path / name).stat()
+    looked = mount.calls("lookup")
+    assert (mount.path / "gone").exists()
+    assert mount.calls("lookup") == looked
+    mount.ask("stall", "create")
+    child = subprocess.Popen([sys.executable, "-c", f"open({str(mount.path / 'new')!r}, 'x')"])
+    mount.ask("wait_for_call", "create", 1)
+    mount.ask("remove_file", "gone")
+    assert mount.ask("expire_entries")
+    seeker = subprocess.Popen(
+        [sys.executable, "-c", f"import os; os.stat({str(mount.path / 'gone')!r})"], stderr=subprocess.DEVNULL
+    )
+    mount.ask("resume", "create")
+    assert child.wait(20) == 0
+    assert seeker.wait(20) == 1
+    assert (mount.path / "stays").read_text() == "stays"
 
 
 def test_a_killed_caller_does_not_wait_for_its_answer(mount: MountedMemory) -> None:

@@ -32,7 +32,7 @@ def torture(seed: int, mounts: int, besides: dict[str, float], *, concurrent: bo
         workload = Workload(seed, actors, mounts, Shape(besides=besides))
         await (run_concurrent if concurrent else run_sequential)(trial, workload, CALLS)
 
-    trial, mismatch = simulate(work, mounts=mounts, seed=seed, slow=slow, window=not concurrent)
+    trial, mismatch = simulate(work, mounts=mounts, seed=seed, slow=slow)
     if mismatch is not None:
         raise AssertionError(f"seed {seed}: {mismatch}\n{write_program(trial.program)}") from mismatch
     assert trial.calls >= CALLS
@@ -66,6 +66,5 @@ def test_what_was_found_before(replay: Path) -> None:
         mounts=how["mounts"],
         seed=how["seed"],
         slow=how.get("slow", False),
-        window=how.get("window", True),
     )
     assert mismatch is None, mismatch

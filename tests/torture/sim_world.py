@@ -60,11 +60,10 @@ class SimWorld:
 
 
 @asynccontextmanager
-async def sim_world(mounts: int, seed: int, slow: bool, window: bool) -> AsyncIterator[SimWorld]:
+async def sim_world(mounts: int, seed: int, slow: bool) -> AsyncIterator[SimWorld]:
     """A rig with mounts; at the end everything is sent and sound.
 
-    `slow`: messages take random times. `window`: names are forgotten late while a call changes their
-    directory, as sessions-and-leases.md tells.
+    `slow`: messages take random times.
     """
     rng = random.Random(seed)
     delay = (lambda: rng.choice((0.0, 0.001, 0.003, 0.01))) if slow else None
@@ -76,7 +75,6 @@ async def sim_world(mounts: int, seed: int, slow: bool, window: bool) -> AsyncIt
             async with AsyncExitStack() as stack:
                 for number in range(mounts):
                     kernel = await stack.enter_async_context(world.rig.mount())
-                    kernel.forgets_at_once = not window
                     world.processes.append(SimProcess(kernel, number))
                 yield world
             faults = [*world.rig.faults(), *world.errors]
@@ -88,14 +86,14 @@ async def sim_world(mounts: int, seed: int, slow: bool, window: bool) -> AsyncIt
 
 
 def simulate(
-    work: Callable[[Trial], Awaitable[None]], *, mounts: int, seed: int, slow: bool, window: bool = True
+    work: Callable[[Trial], Awaitable[None]], *, mounts: int, seed: int, slow: bool
 ) -> tuple[Trial, Mismatch | None]:
     """Run `work` on a fresh simulation: the trial, and what went wrong. Same arguments, same run."""
     trial: Trial | None = None
 
     async def main() -> None:
         nonlocal trial
-        async with sim_world(mounts, seed, slow, window) as world:
+        async with sim_world(mounts, seed, slow) as world:
             trial = Trial(world, mounts)
             await work(trial)
 

@@ -149,7 +149,8 @@ class SimProcess:
         async with kernel.directory_locks[parent]:
             if await kernel.step_locked(parent, name, fresh=True):
                 raise _refuse(errno.EEXIST)
-            kernel.learn(parent, name, await make(parent, name))
+            epoch = kernel.epoch
+            kernel.learn(parent, name, await make(parent, name), epoch)
             kernel.attrs.pop(parent, None)
 
     async def _mkdir(self, _op: Op, path: str, mode: int) -> None:
@@ -301,13 +302,14 @@ class SimProcess:
 
     async def _list(self, handle: int, ino: int) -> list[str]:
         kernel = self.kernel
-        names, offset = [], 0
+        names, offset, epoch = [], 0, kernel.epoch
         while listed := await kernel.fs.readdir(handle, offset, 7):
             for entry in listed:
                 kernel.fs.listed(entry)
-                kernel.learn(ino, entry.name, entry.node)
+                kernel.learn(ino, entry.name, entry.node, epoch)
                 names.append(entry.name.decode())
                 offset = entry.next_offset
+            epoch = kernel.epoch
         return sorted(names)
 
     async def _readdir(self, _op: Op, path: str) -> list[str]:
@@ -374,10 +376,11 @@ class SimProcess:
         async with kernel.directory_locks[place.parent]:
             known = kernel.dentries.get((place.parent, place.name), 0)
             if not known:
+                epoch = kernel.epoch
                 opened, node = await kernel.fs.create(
                     place.parent, place.name, stat.S_IFREG | mode, flags, CALLER
                 )
-                ino = kernel.learn(place.parent, place.name, node)
+                ino = kernel.learn(place.parent, place.name, node, epoch)
                 kernel.attrs.pop(place.parent, None)
                 return self._descriptor(ino, opened, flags)
         self._check_open(known, flags, bool(flags & os.O_EXCL))  # made meanwhile by another of our threads

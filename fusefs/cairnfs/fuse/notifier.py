@@ -11,7 +11,7 @@ import trio
 from cairnfs.base.limits import NOTIFIER_QUEUE_MAX, NOTIFIER_THREADS
 from cairnfs.base.logs import get_logger
 from cairnfs.fuse.attributes import Presentation
-from cairnfs.fuse.lowlevel import pyfuse3
+from cairnfs.fuse.lowlevel import lib, pyfuse3
 
 _log = get_logger(__name__)
 
@@ -60,6 +60,10 @@ class Notifier:
             for batch in self._waiting.values():
                 batch.done.set()
             self._waiting.clear()
+
+    def expire_entries(self) -> bool:
+        """Have every entry looked up again before it is used; false before Linux 6.16. Waits for nothing."""
+        return bool(lib.cairn_expire_entries() == 0)
 
     async def invalidate_entries(self, parent: int, names: Sequence[bytes]) -> None:
         """Forget directory entries, positive and negative; returns when the kernel has."""

@@ -65,6 +65,10 @@ class Space:
 class KernelNotifier(Protocol):
     """Drops what the kernel caches, waiting in a thread of its own; never call it inside a handler."""
 
+    def expire_entries(self) -> bool:
+        """Have every entry looked up before its next use, without waiting; false where the kernel cannot."""
+        ...
+
     async def invalidate_entries(self, parent: int, names: Sequence[bytes]) -> None:
         """Forget directory entries, positive and negative; returns when the kernel has."""
         ...

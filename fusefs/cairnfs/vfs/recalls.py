@@ -74,6 +74,7 @@ class Recalls:
         if names and inode.mutations:
             # Our own request holds the directory's lock in the kernel and waits for the coordinator,
             # which may wait for this acknowledgement.
+            self._state.notifier.expire_entries()
             self._state.spawn(self._state.notifier.invalidate_entries, inode.ino, names)
         elif names:
             await self._state.notifier.invalidate_entries(inode.ino, names)

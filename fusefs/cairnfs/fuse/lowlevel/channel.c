@@ -492,3 +492,12 @@ void cairn_listing_ends(uint64_t handle, uint64_t offset)
     add_pair(&channel.ends, handle, offset);
     pthread_mutex_unlock(&channel.lock);
 }
+
+int cairn_expire_entries(void)
+{
+    const struct fuse_out_header notice = {.len = sizeof(notice), .error = 8};  /* FUSE_NOTIFY_INC_EPOCH */
+
+    if (!channel.running)
+        return -ENOTCONN;
+    return write(channel.fuse_fd, &notice, sizeof(notice)) < 0 ? -errno : 0;
+}

@@ -67,6 +67,10 @@ void cairn_withdraw_handle(uint64_t handle);
 /* Nothing follows this offset in the listing of an open directory, until it is read from its start again. */
 void cairn_listing_ends(uint64_t handle, uint64_t offset);
 
+/* Has the kernel look up every entry again before it uses it, also what it has asked for and not been told.
+ * Waits for no lock. Returns 0, or -errno: -EINVAL before Linux 6.16, which cannot. */
+int cairn_expire_entries(void);
+
 /* Call cairn_interrupted when the caller of this request is signalled; returns the request's name. */
 uint64_t cairn_watch(void *req);
 
