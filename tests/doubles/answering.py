@@ -1,22 +1,34 @@
 """The file system core below that part of the FUSE layer that answers for it: `vfs.answers`, no kernel."""
 
+import os
+import stat
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from cairnfs.base.errors import CairnError
 from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
-from cairnfs.vfs.answers import NoAnswers
+from cairnfs.vfs.answers import Content, NoAnswers
 from cairnfs.vfs.attributes import XATTR_NAMESPACES
 from cairnfs.vfs.core import VFS
-from cairnfs.vfs.interface import Node
+from cairnfs.vfs.interface import Node, Opened
 from cairnfs.vfs.state import KERNEL_TIMEOUT_S
+
+HANDLES_FROM = 1 << 62
 
 
 class MemoryAnswers(NoAnswers):
-    """Faithful to fuse/lowlevel/answers.c, without bounds. `trusted` is asked at every answer."""
+    """Faithful to fuse/lowlevel/answers.c and contents.c, without bounds. `trusted` is asked at every answer.
 
-    def __init__(self, trusted: Callable[[], bool]) -> None:
+    Descriptors are numbers of `files`.
+    """
+
+    def __init__(self, trusted: Callable[[], bool], files: Sequence[bytes], fs: VFS) -> None:
         self.trusted = trusted
+        self.fs = fs
+        self.files = files
+        self.contents: dict[int, dict[int, Content]] = {}
+        self.handles = HANDLES_FROM
+        self.untold: list[tuple[int, int]] = []  # handle and inode of an open, or 0 of a release
         self.attrs: dict[int, common.Attr] = {}
         self.without_xattrs: set[int] = set()
         self.entries: dict[int, dict[bytes, int | None]] = {}
@@ -28,6 +40,9 @@ class MemoryAnswers(NoAnswers):
     # ------------------------------------------------------------------ Answers
 
     def publish_inode(self, attr: common.Attr) -> None:
+        known = self.attrs.get(attr.ino)
+        if known is None or (known.size, known.mtime_ns) != (attr.size, attr.mtime_ns):
+            self.contents.pop(attr.ino, None)
         self.attrs[attr.ino] = copy = common.Attr()
         copy.CopyFrom(attr)
         (self.without_xattrs.discard if attr.has_xattrs else self.without_xattrs.add)(attr.ino)
@@ -46,6 +61,7 @@ class MemoryAnswers(NoAnswers):
 
     def withdraw_attributes(self, ino: int) -> None:
         self.attrs.pop(ino, None)
+        self.contents.pop(ino, None)
 
     def withdraw_entry(self, parent: int, name: bytes) -> None:
         self.entries.get(parent, {}).pop(name, None)
@@ -64,7 +80,48 @@ class MemoryAnswers(NoAnswers):
     def withdraw_handle(self, handle: int) -> None:
         self.quiet.discard(handle)
 
+    def lend(self, descriptor: int) -> int:
+        return descriptor + 1
+
+    def publish_content(self, ino: int, content: Content) -> None:
+        if ino in self.attrs:
+            self.contents.setdefault(ino, {})[content.start] = content
+
+    def catch_up(self) -> None:
+        while self.untold:
+            handle, ino = self.untold.pop(0)
+            if ino:
+                self.fs.opened(ino, handle)
+            else:
+                self.fs.closed(handle)
+
     # ------------------------------------------------------------------ what the kernel is told
+
+    def open(self, ino: int, flags: int) -> Opened | None:
+        attr = self.attrs.get(ino) if self.trusted() else None
+        if (
+            attr is None
+            or flags & (os.O_ACCMODE | os.O_TRUNC)
+            or not (attr.nlink and stat.S_ISREG(attr.mode))
+        ):
+            return None
+        self.handles += 1
+        self.quiet.add(self.handles)
+        self.untold.append((self.handles, ino))
+        self.answered["open"] += 1
+        return Opened(self.handles, direct_io=False, keep_cache=True)
+
+    def read(self, ino: int, offset: int, size: int) -> bytes | None:
+        attr = self.attrs.get(ino) if self.trusted() else None
+        if attr is None or offset >= attr.size:
+            return None
+        end = min(offset + size, attr.size)
+        for content in self.contents.get(ino, {}).values():
+            if content.start <= offset and end <= content.start + content.length:
+                at = content.position + content.chunk_offset + offset - content.start
+                self.answered["read"] += 1
+                return self.files[content.loan - 1][at : at + end - offset]
+        return None
 
     def lookup(self, parent: int, name: bytes) -> Node | None:
         entries = self.entries.get(parent)
@@ -97,9 +154,9 @@ class AnsweringVFS(VFS):
 
     book: MemoryAnswers
 
-    def answer_while(self, trusted: Callable[[], bool]) -> None:
+    def answer_while(self, trusted: Callable[[], bool], files: Sequence[bytes]) -> None:
         """Begin to publish, and to answer."""
-        self.state.answers = self.book = MemoryAnswers(trusted)
+        self.state.answers = self.book = MemoryAnswers(trusted, files, self)
 
     async def lookup(self, parent: int, name: bytes, caller: pb.Caller) -> Node:
         """See `FileSystem`."""
@@ -115,6 +172,15 @@ class AnsweringVFS(VFS):
             raise CairnError(common.ERROR_CODE_NO_DATA)
         return await super().getxattr(ino, name, caller)
 
+    async def open(self, ino: int, flags: int, caller: pb.Caller) -> Opened:
+        """See `FileSystem`."""
+        return self.book.open(ino, flags) or await super().open(ino, flags, caller)
+
+    async def read(self, handle: int, offset: int, size: int) -> bytes | memoryview:
+        """See `FileSystem`."""
+        data = self.book.read(self.state.file(handle).inode.ino, offset, size)
+        return data if data is not None else await super().read(handle, offset, size)
+
     async def flush(self, handle: int, lock_owner: int) -> None:
         """See `FileSystem`."""
         if handle not in self.book.quiet or self.state.locks.holds(
@@ -125,4 +191,7 @@ class AnsweringVFS(VFS):
     async def release(self, handle: int, lock_owner: int | None) -> None:
         """See `FileSystem`."""
         self.book.quiet.discard(handle)
-        await super().release(handle, lock_owner)
+        if handle > HANDLES_FROM and lock_owner is None:
+            self.book.untold.append((handle, 0))
+        else:
+            await super().release(handle, lock_owner)

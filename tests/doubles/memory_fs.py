@@ -69,8 +69,6 @@ class MemoryFileSystem:
         self._next_handle = 0
         self._new(stat.S_IFDIR | 0o755, pb.Caller(), parent=root_ino)
 
-    # ------------------------------------------------------------ helpers
-
     async def _enter(self, name: str) -> None:
         self.calls[name] += 1
         stall = self.stalls.get(name)
@@ -356,6 +354,13 @@ class MemoryFileSystem:
             self._touch(inode, content=True)
         return self._open(inode)
 
+    def opened(self, ino: int, handle: int) -> None:
+        self.handles[handle] = ino
+
+    def closed(self, handle: int) -> None:
+        self.calls["release"] += 1
+        self._drop(self._get(self.handles.pop(handle)))
+
     async def read(self, handle: int, offset: int, size: int) -> bytes:
         await self._enter("read")
         return bytes(self._of(handle).data[offset : offset + size])
@@ -371,11 +376,9 @@ class MemoryFileSystem:
 
     async def release(self, handle: int, lock_owner: int | None) -> None:
         await self._enter("release")
-        inode = self._of(handle)
         if lock_owner is not None:
-            await self._unlock(self.flocks, inode.attr.ino, lock_owner)
-        del self.handles[handle]
-        self._drop(inode)
+            await self._unlock(self.flocks, self.handles[handle], lock_owner)
+        self._drop(self._get(self.handles.pop(handle)))
 
     async def fsync(self, handle: int, data_only: bool) -> None:
         await self._enter("fsync")

@@ -14,6 +14,7 @@ from typing import Any
 
 import trio
 
+from cairnfs.base.checksums import block_checksums
 from cairnfs.base.errors import CairnError
 from cairnfs.base.logs import configure_logging
 from cairnfs.fuse.answers import KernelAnswers
@@ -23,9 +24,10 @@ from cairnfs.fuse.notifier import Notifier
 from cairnfs.fuse.server import Mounting, connection, serve
 from cairnfs.mount import background
 from cairnfs.rpc.v1 import metadata_pb2 as pb
+from cairnfs.vfs.answers import Content
 from tests.doubles.memory_fs import _BY_ERRNO, TIMEOUT_S, MemoryFileSystem
 
-_ANSWERED = ("lookup", "absent", "getattr", "xattr", "flush", "release", "listing")
+_ANSWERED = ("lookup", "absent", "getattr", "xattr", "flush", "release", "listing", "open", "read")
 
 
 class Control:
@@ -75,6 +77,25 @@ class Control:
         assert node.attr is not None
         self.fs.answers.publish_inode(node.attr)
         self.fs.answers.publish_entry(self.fs.root_ino, name.encode(), node.attr.ino)
+
+    async def publish_content(self, name: str, path: str, damaged: bool = False) -> int:
+        """What the file holds is at the start of another file; returns the number of its loan."""
+        answers, inode = self.fs.answers, self.fs._child(self.fs.root_ino, name.encode())
+        descriptor = os.open(path, os.O_RDONLY)
+        loan = answers.lend(descriptor)
+        os.close(descriptor)
+        checksums = [sum_ ^ damaged for sum_ in block_checksums(inode.data)]
+        size = len(inode.data)
+        answers.publish_content(inode.attr.ino, Content(0, size, loan, 0, 0, size, checksums))
+        return loan
+
+    async def end_loan(self, loan: int) -> None:
+        self.fs.answers.end_loan(loan)
+
+    async def handles(self) -> int:
+        """How many files and directories are open, as far as the file system may want to know."""
+        self.fs.answers.catch_up()
+        return len(self.fs.handles)
 
     async def publish_root(self) -> None:
         attr = self.fs.node(self.fs.inodes[self.fs.root_ino]).attr

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 
 import trio
 
-from cairnfs.base.checksums import chunk_id
+from cairnfs.base.checksums import block_checksums, chunk_id
 from cairnfs.base.errors import CairnError
+from cairnfs.client.interface import Lender
 from cairnfs.client.session import Session
 from cairnfs.client.session_core import Identity
 from cairnfs.coordinator.conductor import Conductor
@@ -46,13 +47,35 @@ class TrioClock:
 
 
 @dataclass
+class MemoryPlace:
+    """Where a chunk is, for `MemoryAnswers`: its descriptor is a number of `MemoryChunks.files`."""
+
+    descriptor: int
+    length: int
+    checksums: Sequence[int]
+    position: int = 0
+    _loan: int = 0
+
+    @property
+    def file(self) -> "MemoryPlace":
+        return self
+
+    def lend(self, lender: Lender) -> int:
+        self._loan = self._loan or lender.lend(self.descriptor)
+        return self._loan
+
+
+@dataclass
 class MemoryChunks:
-    """Chunk I/O without datanodes."""
+    """Chunk I/O without datanodes; if `local`, the places of chunks are known once they were retrieved."""
 
     chunks: dict[bytes, bytes] = field(default_factory=dict[bytes, bytes])
     failure: CairnError | None = None
     stored: int = 0
     delay: Delay | None = None
+    local: bool = False
+    files: list[bytes] = field(default_factory=list[bytes])
+    places: dict[bytes, MemoryPlace] = field(default_factory=dict[bytes, MemoryPlace])
 
     async def _pass(self) -> None:
         await trio.sleep(self.delay() if self.delay else 0)
@@ -76,7 +99,22 @@ class MemoryChunks:
         chunk = self.chunks[chunk_id]
         assert len(chunk) == chunk_length
         assert nodes
+        self._find_place(chunk_id)
         return chunk[offset : offset + length]
+
+    def _find_place(self, chunk_id: bytes) -> None:
+        chunk = self.chunks.get(chunk_id)
+        if self.local and chunk is not None and chunk_id not in self.places:
+            self.places[chunk_id] = MemoryPlace(len(self.files), len(chunk), block_checksums(chunk))
+            self.files.append(chunk)
+
+    def place(self, chunk_id: bytes) -> MemoryPlace | None:
+        return self.places.get(chunk_id)
+
+    async def find_places(self, chunks: Sequence[tuple[bytes, Sequence[int]]]) -> None:
+        await self._pass()
+        for name, _ in chunks:
+            self._find_place(name)
 
 
 class Link:
@@ -151,7 +189,7 @@ class Rig:
         """`delay`: how long messages and chunks take; without it they arrive at once."""
         self.engine = MemoryEngine()
         self.clock = TrioClock()
-        self.chunks = MemoryChunks(delay=delay)
+        self.chunks = MemoryChunks(delay=delay, local=True)
         self.streams: dict[int, tuple[Stream, Callable[[pb.ServerMessage], None]]] = {}
         self._delay = delay
         self._nursery = nursery
@@ -264,7 +302,7 @@ class Rig:
             fs = AnsweringVFS(
                 session, self.chunks, kernel, nursery, policy or MountPolicy(), clock=self.clock
             )
-            fs.answer_while(lambda: trio.current_time() < session.trusted_until_s)
+            fs.answer_while(lambda: trio.current_time() < session.trusted_until_s, self.chunks.files)
             kernel.fs = fs
             await nursery.start(session.run, kernel.fs.events)
             try:

@@ -276,3 +276,118 @@ def test_nothing_is_told_in_the_name_of_a_session_that_was_fenced(mount: Mounted
     before = asked(mount)
     file.stat()
     assert asked(mount) > before
+
+
+def read_directly(path: Path, offset: int, size: int) -> bytes:
+    """Past the kernel's pages."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    try:
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        return os.read(descriptor, size)
+    finally:
+        os.close(descriptor)
+
+
+@pytest.fixture
+def chunk(mount: MountedMemory, tmp_path: Path) -> Path:
+    """A file of this host with the content of `file`, which is published."""
+    content = "".join(f"{number:015}\n" for number in range(10_000))
+    chunk = tmp_path / "chunk"
+    chunk.write_text(content)
+    mount.ask("add_file", "file", content)
+    mount.ask("publish", "file")
+    return chunk
+
+
+def test_published_content_is_read_without_the_file_system(mount: MountedMemory, chunk: Path) -> None:
+    truth, path = chunk.read_bytes(), mount.path / "file"
+    mount.ask("publish_content", "file", str(chunk))
+    opened, reads = mount.calls("open"), mount.calls("read")
+    assert path.read_bytes() == truth
+    assert mount.calls("read") == reads, "A"
+    for offset in (0, 512, 65_536 - 512, 131_072, 159_744):
+        assert read_directly(path, offset, 4096) == truth[offset : offset + 4096]
+        assert mount.calls("read") == reads, offset
+    assert read_directly(path, 0, 1 << 20) == truth
+    assert (mount.calls("open"), mount.calls("read")) == (opened, reads)
+    assert mount.ask("answered")["open"] > 0
+    assert read_directly(path, 160_256, 4096) == b""
+
+
+def test_bytes_with_a_wrong_checksum_are_never_told(mount: MountedMemory, chunk: Path) -> None:
+    truth, path = chunk.read_bytes(), mount.path / "file"
+    mount.ask("publish_content", "file", str(chunk))
+    with chunk.open("r+b") as file:
+        file.seek(70_000)
+        file.write(b"X")
+    reads = mount.calls("read")
+    assert read_directly(path, 69_632, 4096) == truth[69_632 : 69_632 + 4096]
+    assert mount.calls("read") == reads + 1
+    assert read_directly(path, 0, 4096) == truth[:4096]
+    assert mount.calls("read") == reads + 1
+    os.truncate(chunk, 65_536)
+    assert read_directly(path, 131_072, 4096) == truth[131_072 : 131_072 + 4096]
+    mount.ask("publish_content", "file", str(chunk), True)
+    assert read_directly(path, 0, 4096) == truth[:4096]
+    assert mount.calls("read") == reads + 3
+
+
+def test_content_is_withdrawn_with_the_attributes(mount: MountedMemory, chunk: Path) -> None:
+    path = mount.path / "file"
+    loan = mount.ask("publish_content", "file", str(chunk))
+    path.read_bytes()
+    before, reads = mount.ask("answered")["read"], mount.calls("read")
+    mount.ask("withdraw_inode", "file")
+    mount.ask("change_file", "file", "new")
+    mount.ask("forget_inode", "file", True)
+    assert read_directly(path, 0, 4096) == b"new"
+    mount.ask("publish", "file")  # attributes alone bring nothing back
+    assert read_directly(path, 0, 4096) == b"new"
+    mount.ask("change_file", "file", chunk.read_text())
+    mount.ask("forget_inode", "file", True)
+    mount.ask("publish", "file")
+    mount.ask("publish_content", "file", str(chunk))
+    mount.ask("end_loan", loan)  # of the first; the second stays
+    assert read_directly(path, 0, 4096) == chunk.read_bytes()[:4096]
+    assert mount.calls("read") == reads + 2
+    mount.ask("publish", "file")  # and it stays while they are the same
+    assert read_directly(path, 4096, 4096) == chunk.read_bytes()[4096:8192]
+    assert mount.calls("read") == reads + 2
+    assert mount.ask("answered")["read"] > before
+
+
+def test_an_ended_loan_is_not_read(mount: MountedMemory, chunk: Path) -> None:
+    path = mount.path / "file"
+    loan = mount.ask("publish_content", "file", str(chunk))
+    mount.ask("end_loan", loan)
+    reads = mount.calls("read")
+    assert read_directly(path, 0, 4096) == chunk.read_bytes()[:4096]
+    assert mount.calls("read") == reads + 1
+
+
+def test_files_opened_without_the_file_system_are_told_before_they_count(
+    mount: MountedMemory, chunk: Path
+) -> None:
+    path, before = mount.path / "file", mount.ask("handles")
+    mount.ask("publish_content", "file", str(chunk))
+    opened = mount.calls("open")
+    files = [path.open("rb") for _ in range(20)]
+    assert mount.ask("handles") == before + 20
+    assert mount.calls("open") == opened
+    mount.ask("withdraw_inode", "file")
+    with path.open("rb"):
+        assert mount.calls("open") == opened + 1
+        assert mount.ask("handles") == before + 21
+    assert os.pread(files[0].fileno(), 10, 0) == chunk.read_bytes()[:10]  # under the number that C gave
+    fcntl.lockf(files[0], fcntl.LOCK_SH)
+    for file in files:
+        file.close()
+    eventually(lambda: mount.ask("handles") == before)
+
+
+def test_files_opened_for_writing_or_cut_are_asked_for(mount: MountedMemory, chunk: Path) -> None:
+    path, opened = mount.path / "file", mount.calls("open")
+    mount.ask("publish_content", "file", str(chunk))
+    for flags in (os.O_WRONLY, os.O_RDWR, os.O_RDONLY | os.O_TRUNC):
+        os.close(os.open(path, flags))
+    assert mount.calls("open") == opened + 3

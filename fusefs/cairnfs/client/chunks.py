@@ -11,7 +11,7 @@ import trio
 
 from cairnfs.base import checksums, limits
 from cairnfs.base.errors import CairnError
-from cairnfs.client.interface import MetadataSession
+from cairnfs.client.interface import ChunkPlace, MetadataSession
 from cairnfs.client.local_reads import InThread, LocalReader, in_threads
 from cairnfs.client.node_ranking import NodeRanking
 from cairnfs.client.planner import Planner
@@ -121,6 +121,14 @@ class ChunkClient:
             return data if data is not None else await self._retriever.retrieve(piece, nodes)
         finally:
             self._retrieving.release(held)
+
+    def place(self, chunk_id: bytes) -> ChunkPlace | None:
+        """See `ChunkIO.place`."""
+        return self._local.files.find(chunk_id)
+
+    async def find_places(self, chunks: Sequence[tuple[bytes, Sequence[int]]]) -> None:
+        """See `ChunkIO.find_places`."""
+        await self._local.find_places(chunks)
 
     async def _watch_progress(self) -> None:
         while True:

@@ -85,6 +85,41 @@ class MetadataSession(Protocol):
         ...
 
 
+class Lender(Protocol):
+    """Reads files by descriptors that it is lent (see `vfs.answers`)."""
+
+    def lend(self, descriptor: int) -> int:
+        """Copy a descriptor; the number of the loan, 0 if there is no room."""
+        ...
+
+    def end_loan(self, loan: int) -> None:
+        """Close the copy."""
+        ...
+
+
+class ChunkFile(Protocol):
+    """An open file of a datanode on this host."""
+
+    def lend(self, lender: Lender) -> int:
+        """The number of its loan, made if there is none; it ends when the file is given up. 0: not lent."""
+        ...
+
+
+class ChunkPlace(Protocol):
+    """Where a chunk is on this host; every byte that is read there must be checked."""
+
+    @property
+    def file(self) -> ChunkFile: ...
+    @property
+    def length(self) -> int: ...
+    @property
+    def position(self) -> int: ...
+    @property
+    def checksums(self) -> Sequence[int]:
+        """CRC-32C of every 64 KiB of the chunk."""
+        ...
+
+
 class ChunkIO(Protocol):
     """Stores and retrieves chunks on the datanodes."""
 
@@ -104,5 +139,16 @@ class ChunkIO(Protocol):
 
         Raises CairnError UNAVAILABLE when no replica answers and CORRUPT when all that answer are bad.
         Bad and missing replicas are reported to the coordinator.
+        """
+        ...
+
+    def place(self, chunk_id: bytes) -> ChunkPlace | None:
+        """Where a chunk is on this host, if that is known and may be used."""
+        ...
+
+    async def find_places(self, chunks: Sequence[tuple[bytes, Sequence[int]]]) -> None:
+        """Know the places of small chunks (each with its nodes), and have them on the way into memory.
+
+        As far as they are on this host: look afterwards which places are known.
         """
         ...

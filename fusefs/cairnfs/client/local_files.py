@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from cairnfs.base import limits
 from cairnfs.base.checksums import block_checksums
 from cairnfs.base.limits import CHECKSUM_BLOCK_BYTES
+from cairnfs.client.interface import Lender
 from cairnfs.rpc.v1 import chunks_pb2, common_pb2
 
 
 class LocalFile:
     """An open chunk file or pack. Whoever uses it last closes it: it may be dropped while a thread reads."""
 
-    __slots__ = ("at_once", "chunk_ids", "descriptor", "node", "pack", "received_s")
+    __slots__ = ("_lender", "_loan", "at_once", "chunk_ids", "descriptor", "node", "pack", "received_s")
 
     def __init__(self, descriptor: int, node: int, pack: int, received_s: float) -> None:
         self.descriptor = descriptor
@@ -28,6 +29,20 @@ class LocalFile:
         self.received_s = received_s
         self.chunk_ids: set[bytes] = set()
         self.at_once = True  # False: its file system does not tell whether a read would wait for the disk
+        self._lender: Lender | None = None
+        self._loan = 0
+
+    def lend(self, lender: Lender) -> int:
+        """See `interface.ChunkFile`."""
+        if not self._loan:
+            self._lender, self._loan = lender, lender.lend(self.descriptor)
+        return self._loan
+
+    def end_loan(self) -> None:
+        """It is given up: nobody else may read it any more."""
+        if self._lender is not None:
+            self._lender.end_loan(self._loan)
+            self._lender, self._loan = None, 0
 
     def __del__(self) -> None:
         os.close(self.descriptor)
@@ -153,6 +168,7 @@ class LocalFiles:
 
     def _drop(self, file: LocalFile) -> None:
         self._files.pop(file, None)
+        file.end_loan()
         if self._packs.get((file.node, file.pack)) is file:
             del self._packs[file.node, file.pack]
         for chunk_id in file.chunk_ids:

@@ -8,6 +8,7 @@ import errno
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -17,11 +18,11 @@ from cairnfs.base import limits
 from cairnfs.base.errors import CairnError
 from cairnfs.base.ids import reader_node
 from cairnfs.base.logs import get_logger
-from cairnfs.client.local_files import LocalChunk, LocalFiles
+from cairnfs.client.local_files import LocalChunk, LocalFile, LocalFiles
 from cairnfs.client.node_ranking import NodeRanking
 from cairnfs.client.retrieving import Piece
 from cairnfs.client.side_socket import SideConnection, SideDialer
-from cairnfs.client.waiting import Slot
+from cairnfs.client.waiting import Slot, gather
 from cairnfs.rpc.v1 import chunks_pb2, common_pb2
 
 _log = get_logger(__name__)
@@ -29,6 +30,7 @@ _log = get_logger(__name__)
 Work = Callable[[], "bytes | None"]
 InThread = Callable[[Work], Awaitable["bytes | None"]]
 
+_GAP_BYTES: Final = 64 * limits.KIB  # is read along rather than asked for around
 _UNSUPPORTED: Final = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 
 
@@ -207,6 +209,27 @@ class LocalReader:
         link.rest()
         return None
 
+    async def find_places(self, chunks: Sequence[tuple[bytes, Sequence[int]]]) -> None:
+        """See `ChunkIO.find_places`."""
+        unknown = deque(chunks)
+
+        async def ask() -> None:
+            while unknown:
+                chunk_id, nodes = unknown.popleft()
+                if self.files.find(chunk_id) is None:
+                    await self._find_place(chunk_id, nodes)
+
+        # The answer to one question often has the places of what would be asked next.
+        await gather([ask] * min(len(chunks), limits.LOCATE_CHUNKS_MAX))
+        found = [place for chunk_id, _ in chunks if (place := self.files.find(chunk_id)) is not None]
+        if found:
+            await self._in_thread(partial(_begin_to_read, found))
+
+    async def _find_place(self, chunk_id: bytes, nodes: Sequence[int]) -> None:
+        for info in self._ranking.local(nodes, reader_node(chunk_id, nodes)):
+            if await self._locate(chunk_id, info) is not None:
+                return
+
     def check_progress(self) -> None:
         """Give up old descriptors; call about once a second."""
         self.files.expire()
@@ -216,6 +239,23 @@ class LocalReader:
         for link in self._links.values():
             link.close()
         self.files.clear()
+
+
+def _begin_to_read(places: list[LocalChunk]) -> None:
+    """Have the kernel read what it has not in memory; neighbours by one call."""
+    places.sort(key=lambda place: (place.file.descriptor, place.position))
+    file, start, end = places[0].file, places[0].position, places[0].position
+    for place in places:
+        if place.file is not file or place.position - end > _GAP_BYTES:
+            _advise(file, start, end)
+            file, start = place.file, place.position
+        end = place.position + place.length
+    _advise(file, start, end)
+
+
+def _advise(file: LocalFile, start: int, end: int) -> None:
+    with suppress(OSError):
+        os.posix_fadvise(file.descriptor, start, end - start, os.POSIX_FADV_WILLNEED)
 
 
 def _read_checked(chunk: LocalChunk, piece: Piece) -> bytes | None:

@@ -1,10 +1,12 @@
 """`vfs.answers.Answers` over the supplement, whose thread answers the kernel without running Python."""
 
 from cairnfs.base.errors import CairnError
-from cairnfs.base.limits import ANSWERS_ENTRIES_MAX, ANSWERS_INODES_MAX
+from cairnfs.base.limits import ANSWERS_CONTENTS_MAX, ANSWERS_ENTRIES_MAX, ANSWERS_INODES_MAX
+from cairnfs.fuse import later
 from cairnfs.fuse.attributes import Presentation
 from cairnfs.fuse.lowlevel import ffi, lib
 from cairnfs.rpc.v1 import common_pb2 as common
+from cairnfs.vfs.answers import Content
 
 _NS_PER_S = 1_000_000_000
 
@@ -17,7 +19,10 @@ class KernelAnswers:
         self._presentation = presentation
         self._to_kernel = presentation.to_kernel
         self._inode = ffi.new("cairn_inode *")
-        if lib.cairn_book_open(ANSWERS_INODES_MAX, ANSWERS_ENTRIES_MAX, int(timeout_s)):
+        self._content = ffi.new("cairn_content *")
+        if lib.cairn_book_open(
+            ANSWERS_INODES_MAX, ANSWERS_ENTRIES_MAX, int(timeout_s)
+        ) or lib.cairn_contents_open(ANSWERS_CONTENTS_MAX):
             raise CairnError(common.ERROR_CODE_INTERNAL, "no memory for the answers to the kernel")
         self.clear()
         self.trust_until(0)
@@ -75,6 +80,34 @@ class KernelAnswers:
     def withdraw_handle(self, handle: int) -> None:
         """Closing it may have something to report."""
         lib.cairn_withdraw_handle(handle)
+
+    def lend(self, descriptor: int) -> int:
+        """Read contents from this file, too."""
+        return lib.cairn_lend(descriptor)
+
+    def end_loan(self, loan: int) -> None:
+        """Read nothing from it any more."""
+        lib.cairn_end_loan(loan)
+
+    def publish_content(self, ino: int, content: Content) -> None:
+        """Read these bytes of a file when they are asked for."""
+        place = self._content
+        place.ino = self._to_kernel(ino)
+        (
+            place.start,
+            place.length,
+            place.source,
+            place.position,
+            place.chunk_offset,
+            place.chunk_length,
+            checksums,
+        ) = content
+        lib.cairn_publish_content(place, checksums, len(checksums))
+
+    def catch_up(self) -> None:
+        """Tell of what was opened and closed."""
+        if lib.cairn_waiting_later:
+            later.catch_up()
 
     def clear(self) -> None:
         """Tell nothing any more."""

@@ -202,6 +202,23 @@ class Handlers(pyfuse3.Operations):
         self._locks.flushed(fh, lock_owner)
         await self._fs.flush(fh, lock_owner)
 
+    def opened(self, inode: int, fh: int) -> None:
+        """The kernel opened a file for reading; it has its answer."""
+        try:
+            self._fs.opened(self._from_kernel(inode), fh)
+        except Exception:  # noqa: BLE001 - a border, like boundary.guarded
+            _log.exception("bug in a handler", operation="opened")
+
+    def closed(self, fh: int) -> bool:
+        """A file that was opened for reading is closed; False: it has locks to be released in a task."""
+        if self._locks.any_at(fh):
+            return False
+        try:
+            self._fs.closed(fh)
+        except Exception:  # noqa: BLE001 - a border, like boundary.guarded
+            _log.exception("bug in a handler", operation="closed")
+        return True
+
     async def release_answered(self, fh: int, is_directory: bool) -> None:
         """A directory or a file opened for reading is closed; the kernel has its answer."""
         with suppress(pyfuse3.FUSEError):

@@ -1,6 +1,7 @@
-"""What the supplement answered by itself and the file system still has to hear: forgets and releases."""
+"""What the supplement answered by itself and the file system has to hear of: opens, releases, forgets."""
 
 from collections.abc import Sequence
+from struct import Struct
 
 import trio
 
@@ -8,43 +9,73 @@ from cairnfs.fuse.handlers import Handlers
 from cairnfs.fuse.lowlevel import ffi, lib
 
 _ROOM = 1024
+_KEPT = Struct("=QQQ")  # cairn_later: kind, id, detail
 
 
 class Later:
-    """Passes on what was kept.
+    """Passes on what was kept, in order.
 
-    A release or forget that is told late only keeps something a little longer.
+    A release or forget that is told late only keeps something a little longer. Opens are told before anybody
+    counts the handles of an inode: that is what `catch_up` is for.
     """
 
     def __init__(self, handlers: Handlers, nursery: trio.Nursery) -> None:
         self._handlers = handlers
         self._nursery = nursery
         self._kept = ffi.new("cairn_later[]", _ROOM)
+        self._bytes = ffi.buffer(self._kept, _ROOM * _KEPT.size)
+        self._draining = False
 
     def drain(self) -> None:
-        """Tell of forgets at once and of releases in a task; call it on the trio thread."""
+        """Tell at once, apart from what takes a task; call it on the trio thread."""
         released = self._take()
         if released:
             self._nursery.start_soon(self._release, released)
 
     async def finish(self) -> None:
-        """The same at the end of a mount, waiting for the releases."""
+        """The same at the end of a mount, waiting for that, too."""
         await self._release(self._take())
 
     def _take(self) -> list[tuple[bool, int]]:
-        """Open files and (True) directories that are released."""
+        """Returns open files with locks and (True) directories that are released."""
         released: list[tuple[bool, int]] = []
-        while count := lib.cairn_take_later(self._kept, _ROOM):
-            forgotten: list[tuple[int, int]] = []
-            for kept in self._kept[0:count]:
-                if kept.kind == lib.CAIRN_FORGET:
-                    forgotten.append((kept.id, kept.count))
-                else:
-                    released.append((kept.kind == lib.CAIRN_RELEASEDIR, kept.id))
-            if forgotten:
-                self._handlers.forget(forgotten)
+        if self._draining:
+            return released  # whoever is told of one thing may want to know of all
+        self._draining = True
+        handlers = self._handlers
+        try:
+            while count := lib.cairn_take_later(self._kept, _ROOM):
+                forgotten: list[tuple[int, int]] = []
+                for kind, number, detail in _KEPT.iter_unpack(self._bytes[: count * _KEPT.size]):
+                    if kind == lib.CAIRN_FORGET:
+                        forgotten.append((number, detail))
+                    elif kind == lib.CAIRN_OPEN:
+                        handlers.opened(detail, number)
+                    elif kind == lib.CAIRN_RELEASEDIR:
+                        released.append((True, number))
+                    elif not handlers.closed(number):
+                        released.append((False, number))
+                if forgotten:
+                    handlers.forget(forgotten)
+        finally:
+            self._draining = False
         return released
 
     async def _release(self, released: Sequence[tuple[bool, int]]) -> None:
         for is_directory, handle in released:
             await self._handlers.release_answered(handle, is_directory)
+
+
+_later: Later | None = None
+
+
+def install(later: Later | None) -> None:
+    """Make `later` the one of this process (pyfuse3 allows one mount)."""
+    global _later
+    _later = later
+
+
+def catch_up() -> None:
+    """Pass on what was kept, if a mount is being served."""
+    if _later is not None:
+        _later.drain()

@@ -65,6 +65,10 @@ class LockHandlers:
         if owners is not None:
             owners.pop(owner, None)
 
+    def any_at(self, fh: int) -> bool:
+        """Whether `released` has something to do."""
+        return fh in self._owners
+
     async def released(self, fh: int) -> None:
         """Unlock what open file descriptions still hold at the end of handle `fh`."""
         for owner, ino in self._owners.pop(fh, {}).items():

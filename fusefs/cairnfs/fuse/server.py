@@ -12,7 +12,7 @@ from cairnfs.base.logs import get_logger
 from cairnfs.fuse import mounts
 from cairnfs.fuse.attributes import Presentation
 from cairnfs.fuse.handlers import Handlers
-from cairnfs.fuse.later import Later
+from cairnfs.fuse.later import Later, install as install_later
 from cairnfs.fuse.locks import LockHandlers
 from cairnfs.fuse.lowlevel import lib, pyfuse3
 from cairnfs.fuse.lowlevel.interrupts import end_overdue
@@ -50,6 +50,7 @@ async def serve(fs: FileSystem, mounting: Mounting, notifier: Notifier, on_ready
         async with trio.open_nursery() as nursery:
             later = Later(handlers, nursery)
             install(Dispatcher(locks, nursery))
+            install_later(later)
             try:
                 await nursery.start(notifier.serve, mounting.presentation)
                 nursery.start_soon(_tick, later)
@@ -57,6 +58,7 @@ async def serve(fs: FileSystem, mounting: Mounting, notifier: Notifier, on_ready
                 await later.finish()
             finally:
                 install(None)
+                install_later(None)
                 nursery.cancel_scope.cancel()
     _log.debug("unmounted", mountpoint=str(mounting.mountpoint))
 

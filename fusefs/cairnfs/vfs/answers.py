@@ -1,8 +1,25 @@
 """What the kernel may be told without running Python: published under a lease, and withdrawn with it."""
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 from cairnfs.rpc.v1 import common_pb2 as common
+
+
+class Content(NamedTuple):
+    """Bytes [start, start + length) of a file, which begin at `chunk_offset` of a chunk.
+
+    The chunk's `chunk_length` bytes are at `position` of the file lent as `loan`; `checksums` has the CRC-32C
+    of every 64 KiB of it.
+    """
+
+    start: int
+    length: int
+    loan: int
+    position: int
+    chunk_offset: int
+    chunk_length: int
+    checksums: Sequence[int]
 
 
 class Answers(Protocol):
@@ -73,6 +90,29 @@ class Answers(Protocol):
         """There is something to report or to wait for at the next close of a descriptor of this open file."""
         ...
 
+    def lend(self, descriptor: int) -> int:
+        """Take a copy of a descriptor of a file in which contents lie; its number, 0 if there is no room."""
+        ...
+
+    def end_loan(self, loan: int) -> None:
+        """Nothing is read from this file any more; its copy of the descriptor is closed."""
+        ...
+
+    def publish_content(self, ino: int, content: Content) -> None:
+        """Where a part of what the file `ino` holds can be read.
+
+        It is believed until the attributes, which must be published, change or are withdrawn. Bytes that do
+        not have their checksum are not told.
+        """
+        ...
+
+    def catch_up(self) -> None:
+        """Tell the file system, in this step, of every file that was opened without it: `FileSystem.opened`.
+
+        Files are opened for reading while their attributes are published, and `FileSystem.closed` later.
+        """
+        ...
+
     def clear(self) -> None:
         """Nothing is known of any inode any more; references stay counted."""
         ...
@@ -116,6 +156,19 @@ class NoAnswers:
 
     def withdraw_handle(self, handle: int) -> None:
         """Ignored."""
+
+    def lend(self, descriptor: int) -> int:
+        """0."""
+        return 0
+
+    def end_loan(self, loan: int) -> None:
+        """Ignored."""
+
+    def publish_content(self, ino: int, content: Content) -> None:
+        """Ignored."""
+
+    def catch_up(self) -> None:
+        """Nothing was opened."""
 
     def clear(self) -> None:
         """Ignored."""

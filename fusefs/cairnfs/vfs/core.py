@@ -9,6 +9,7 @@ from cairnfs.rpc.v1 import common_pb2 as common
 from cairnfs.vfs.attributes import AttributeOps
 from cairnfs.vfs.chunk_source import ChunkSource
 from cairnfs.vfs.compactor import Compactor
+from cairnfs.vfs.contents import Contents
 from cairnfs.vfs.directories import DirectoryHandle, DirectoryOps
 from cairnfs.vfs.disk_cache import DiskCache
 from cairnfs.vfs.events import Events
@@ -43,8 +44,9 @@ class VFS(NamespaceOps, AttributeOps, FileOps, RangeOps, DirectoryOps):
         """`nursery` runs background work until it is cancelled; start the session with `self.events`."""
         self.state = state = State(session, chunks, notifier, clock or SystemClock(), nursery, policy)
         source = ChunkSource(chunks, state.chunk_cache, disk_cache)
-        self.prefetcher = Prefetcher(state, source)
-        self.reader = Reader(state, source, self.prefetcher)
+        contents = Contents(state, chunks)
+        self.prefetcher = Prefetcher(state, source, contents)
+        self.reader = Reader(state, source, self.prefetcher, contents)
         compactor = Compactor(state, self.reader)
         self.sender = Sender(state, compactor)
         self.flusher = Flusher(state, self.sender)

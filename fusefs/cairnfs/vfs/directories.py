@@ -137,9 +137,9 @@ class DirectoryOps(Part):
         """Close a directory."""
         directory = self.directories.pop(handle, None)
         if directory is not None:
-            await self.closed(directory.inode)
+            self.handle_gone(directory.inode)
 
-    async def closed(self, inode: Inode) -> None:
+    def handle_gone(self, inode: Inode) -> None:
         """One handle of the inode is gone; the last one may owe the coordinator a Release."""
         raise NotImplementedError
 

@@ -131,9 +131,22 @@ class FileOps(LockOps, Part):
             if lock_owner is not None:
                 await self.release_locks(file.inode.ino, lock_owner, flock=True)
         finally:
-            await self.closed(file.inode)
+            self.handle_gone(file.inode)
 
-    async def closed(self, inode: Inode) -> None:
+    def opened(self, ino: int, handle: int) -> None:
+        """See `FileSystem.opened`."""
+        inode = self.state.inodes.get(ino)
+        self.state.files[handle] = FileHandle(inode, os.O_RDONLY, direct=False, writable=False)
+        inode.handles += 1
+        self.prefetcher.opened(inode)
+
+    def closed(self, handle: int) -> None:
+        """See `FileSystem.closed`."""
+        file = self.state.files.pop(handle, None)
+        if file is not None:
+            self.handle_gone(file.inode)
+
+    def handle_gone(self, inode: Inode) -> None:
         """One handle of the inode is gone; the last one may owe the coordinator a Release."""
         inode.handles -= 1
         if inode.handles:

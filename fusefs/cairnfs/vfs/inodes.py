@@ -32,6 +32,7 @@ class Inode:
         "_entries",
         "_error",
         "_extents",
+        "_handles",
         "_pending",
         "_xattrs",
         "attr",
@@ -41,7 +42,6 @@ class Inode:
         "complete",
         "epoch",
         "exposed",
-        "handles",
         "ino",
         "journaled",
         "last_entry",
@@ -67,7 +67,7 @@ class Inode:
         # answer that began before is not cached.
         self.epoch = next(_EPOCHS)
         self.lookups = 0  # references that the kernel holds
-        self.handles = 0
+        self._handles = 0
         self.writers = 0
         self.registered = False  # the coordinator knows it to be open here: Release is owed
         self.mutations = 0  # of our own, under way in this directory: the kernel holds its lock
@@ -89,6 +89,20 @@ class Inode:
         self._extents: ExtentMap | None = None
         self._dirty: DirtyFile | None = None
         self._pending: PendingAttributes | None = None
+
+    @property
+    def handles(self) -> int:
+        """How often it is open, also without this program.
+
+        While attributes are published it may be opened at any time: withdraw them before that matters.
+        """
+        if self.published is not None:
+            self.published.catch_up()
+        return self._handles
+
+    @handles.setter
+    def handles(self, handles: int) -> None:
+        self._handles = handles
 
     @property
     def entries(self) -> Entries:
@@ -141,7 +155,7 @@ class Inode:
         """Whether nothing refers to this inode, so that it may be forgotten."""
         return not (
             self.lookups
-            or self.handles
+            or self._handles
             or self.unsaved
             or self.mutations
             or self.changing

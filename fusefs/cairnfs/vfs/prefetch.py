@@ -14,6 +14,8 @@ from cairnfs.base.errors import CairnError
 from cairnfs.base.logs import get_logger
 from cairnfs.rpc.v1 import metadata_pb2 as pb
 from cairnfs.vfs.chunk_source import ChunkSource
+from cairnfs.vfs.contents import Contents
+from cairnfs.vfs.extents import Extent
 from cairnfs.vfs.inodes import WRITE_LEASE, Inode
 from cairnfs.vfs.state import State
 from cairnfs.vfs.tasks import run_all
@@ -34,9 +36,10 @@ class Prefetcher:
     The methods without `async` are told of calls; they cost little and raise nothing.
     """
 
-    def __init__(self, state: State, source: ChunkSource) -> None:
+    def __init__(self, state: State, source: ChunkSource, contents: Contents) -> None:
         self._state = state
         self._source = source
+        self._contents = contents
         self._walks: OrderedDict[int, DirectoryWalk] = OrderedDict()
         self._tree = TreeWalk()
         self._expected: dict[int, tuple[int, DirectoryWalk]] = {}  # by inode: directory and walk
@@ -76,6 +79,11 @@ class Prefetcher:
         walk.listed(after, _entries(reply.entries), end=reply.end, epoch=epoch)
         self._start_contents(directory, walk, now_s)
         self._list_ahead(directory, now_s)
+
+    def opened(self, inode: Inode) -> None:
+        """A program opened a file, and may have read it without this program."""
+        if inode.ino in self._expected:
+            self.reading(inode)
 
     def reading(self, inode: Inode) -> None:
         """A program begins to read a file."""
@@ -141,11 +149,18 @@ class Prefetcher:
     def _located(self, inode: Inode) -> bool:
         return self._state.leased(inode) and inode.extents.knows(0, 1)
 
+    def _extents(self, inode: Inode) -> list[Extent]:
+        """Of a small file; none unless it is known where its bytes are."""
+        if inode.attr is None or not self._located(inode):
+            return []
+        return inode.extents.within(0, max(inode.attr.size, 1))
+
     def _at_hand(self, inode: Inode) -> bool:
         """Whether reading a small file needs nobody else."""
         if not self._located(inode) or inode.attr is None:
             return False
-        return all(map(self._source.at_hand, inode.extents.within(0, inode.attr.size)))
+        extents = inode.extents.within(0, inode.attr.size)
+        return all(self._source.at_hand(each) or self._contents.place(each) is not None for each in extents)
 
     # ------------------------------------------------------------------ names
 
@@ -294,15 +309,16 @@ class Prefetcher:
             unknown = [name for name in unknown if name > behind]
 
     async def _fetch_contents(self, files: Iterable[Entry]) -> None:
-        """Have the chunks of located files in memory."""
-        queue = deque(files)
+        """Publish where located files are on this host, and have the chunks of others in memory."""
+        inodes = [inode for entry in files if (inode := self._state.inodes.find(entry.ino)) is not None]
+        wanted = [extent for inode in inodes for extent in self._extents(inode)]
+        unknown = [extent for extent in wanted if self._contents.place(extent) is None]
+        await self._state.chunks.find_places([(extent.chunk_id, extent.nodes) for extent in unknown])
+        queue = deque(inode for inode in inodes if not self._contents.publish_file(inode))
 
         async def work() -> None:
             while queue:
-                inode = self._state.inodes.find(queue.popleft().ino)
-                if inode is None or inode.attr is None or not self._located(inode):
-                    continue
-                for extent in inode.extents.within(0, max(inode.attr.size, 1)):
+                for extent in self._extents(queue.popleft()):
                     if extent.chunk_length <= limits.PREFETCH_FILE_MAX_BYTES:
                         await self._source.whole(extent)
 

@@ -11,6 +11,7 @@ from cairnfs.base.logs import get_logger
 from cairnfs.client.waiting import ByteBudget
 from cairnfs.rpc.v1 import metadata_pb2 as pb
 from cairnfs.vfs.chunk_source import ChunkSource
+from cairnfs.vfs.contents import Contents
 from cairnfs.vfs.extents import Extent, from_slice
 from cairnfs.vfs.inodes import Inode
 from cairnfs.vfs.prefetch import Prefetcher
@@ -31,9 +32,10 @@ READERS_SEEN = 16  # reads that tell how many share the memory for reading ahead
 class Reader:
     """Reads file content for one mount."""
 
-    def __init__(self, state: State, source: ChunkSource, prefetcher: Prefetcher) -> None:
+    def __init__(self, state: State, source: ChunkSource, prefetcher: Prefetcher, contents: Contents) -> None:
         self._state = state
         self._source = source
+        self._contents = contents
         self._prefetcher = prefetcher
         memory_bytes = state.policy.read_cache_max_bytes
         self._ahead_bytes = memory_bytes // 2
@@ -54,7 +56,10 @@ class Reader:
             whole = self._look_ahead(file, offset, end, file_size) if not attempt else False
             try:
                 fits = file_size <= self._state.policy.read_cache_max_bytes
-                return await self._assemble(inode, extents, offset, end, whole=whole, fits=fits)
+                data = await self._assemble(inode, extents, offset, end, whole=whole, fits=fits)
+                if not file.direct:
+                    self._contents.publish_around(inode, offset)
+                return data
             except CairnError as error:
                 # What was planned may have been replaced and collected meanwhile: ask for it anew.
                 if attempt == ATTEMPTS - 1:

@@ -143,6 +143,9 @@ class State:
         """The open file with this number; raises CairnError INVALID for an unknown one."""
         found = self.files.get(handle)
         if found is None:
+            self.answers.catch_up()
+            found = self.files.get(handle)
+        if found is None:
             raise CairnError(common.ERROR_CODE_INVALID, f"no open file {handle}")
         return found
 

@@ -225,6 +225,7 @@ FUSE_LINGER_NS: Final = 100_000  # for the next call of a caller that was answer
 FUSE_LINGER_RARELY: Final = 63  # calls between two attempts when it never comes
 ANSWERS_INODES_MAX: Final = 131_072  # whose attributes are kept where no Python is needed to answer
 ANSWERS_ENTRIES_MAX: Final = 262_144  # of directories, the same
+ANSWERS_CONTENTS_MAX: Final = 32_768  # parts of files, of up to a block, whose place is kept there
 INTERRUPT_POLL_S: Final = 0.2  # a caller that handled a signal may still get a fatal one
 NOTIFIER_THREADS: Final = 8  # directories or inodes invalidated at a time
 NOTIFIER_QUEUE_MAX: Final = 4_096  # callers that wait for an invalidation
@@ -299,7 +300,8 @@ assert PREFETCH_FIRST_BYTES < PREFETCH_UNUSED_MAX_BYTES < READ_CACHE_MAX_BYTES
 assert PREFETCH_FILE_MAX_BYTES <= PACK_CHUNK_MAX_BYTES
 assert READDIR_LIMIT_MAX < WALK_UNUSED_ENTRIES_MAX < WALK_LISTING_MAX < WALK_ENTRIES_MAX
 assert FUSE_TICK_S < LEASE_S - CLIENT_DOUBT_S
-assert ANSWERS_INODES_MAX * 160 + ANSWERS_ENTRIES_MAX * 96 < 64 * MIB
+assert ANSWERS_INODES_MAX * 168 + ANSWERS_ENTRIES_MAX * 96 < 64 * MIB
+assert ANSWERS_CONTENTS_MAX * (112 + CHUNK_MAX_BYTES // CHECKSUM_BLOCK_BYTES * 4) < 16 * MIB
 assert CHUNK_MAX_BYTES * 64 <= CACHE_SIZE_MIN_BYTES <= CACHE_SIZE_BYTES
 assert CHUNK_MAX_BYTES < CACHE_WAITING_MAX_BYTES
 assert CACHE_DEADLINE_S < RPC_DEADLINE_S

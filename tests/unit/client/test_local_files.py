@@ -226,3 +226,35 @@ def test_checksums_tell_a_changed_byte() -> None:
     assert not chunk.intact(DATA[:-1], 0)
     del chunk
     files.clear()
+
+
+@dataclass
+class Lender:
+    """Remembers what it was lent."""
+
+    lent: list[int] = field(default_factory=list[int])
+    ended: list[int] = field(default_factory=list[int])
+
+    def lend(self, descriptor: int) -> int:
+        self.lent.append(descriptor)
+        return len(self.lent)
+
+    def end_loan(self, loan: int) -> None:
+        self.ended.append(loan)
+
+
+def test_what_was_lent_is_taken_back_with_the_file() -> None:
+    world, lender = World(), Lender()
+    files = world.files()
+    files.take(1, reply(place(1, 1), place(2, 2), place(3, 0)), [world.open(), world.open()])
+    for number in (1, 2, 1):
+        found = files.find(name(number))
+        assert found is not None
+        assert found.file.lend(lender) == number
+    del found
+    assert lender.lent == world.opened
+    files.forget(name(2))
+    assert lender.ended == [2]
+    world.now_s += limits.LOCAL_FILE_MAX_S
+    files.expire()
+    assert lender.ended == [2, 1]

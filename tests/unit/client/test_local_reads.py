@@ -364,3 +364,18 @@ async def test_a_chunk_of_another_length_is_left_to_the_datanode(
     async with cluster.client() as client:
         assert await client.retrieve(name, 2000, [1], 0, 500) == _data()[:500]
     assert cluster.asked == 1
+
+
+async def test_places_of_many_chunks_take_few_questions(autojump_clock: MockClock, cluster: Cluster) -> None:
+    here = [cluster.put(_data(seed=seed), 1) for seed in range(100)]
+    gone = chunk_id(b"nowhere")
+    cluster.nodes[1].side_delay_s = 0.01
+    async with cluster.client() as client:
+        assert client.place(here[0]) is None
+        await client.find_places([(name, [1]) for name in (*here, gone)])
+        places = [client.place(name) for name in here]
+        assert [place.length for place in places if place is not None] == [1000] * 100
+        assert client.place(gone) is None
+        await client.find_places([(name, [1]) for name in here])
+    assert [len(question) for question in cluster.questions] == [64, 37]
+    assert cluster.asked == 0

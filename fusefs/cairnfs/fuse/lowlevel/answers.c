@@ -22,6 +22,7 @@ struct node {
     uint64_t ino;          /* as the kernel numbers it */
     uint64_t lookups;      /* references that the kernel was given here, and Python has not been told of */
     uint64_t generation;   /* of the entries that are believed; 0: none are */
+    uint64_t content;      /* generation of the pieces that are believed (contents.c); 0: none are */
     struct fuse_attr attr;
     bool known;            /* the attributes are believed */
     bool no_xattrs;        /* it is known to have no extended attribute of any name */
@@ -233,7 +234,7 @@ void cairn_publish_inode(const cairn_inode *from)
     pthread_mutex_lock(&book.lock);
     node = make_node(from->ino);
     if (node != NULL) {
-        struct fuse_attr *attr = &node->attr;
+        struct fuse_attr *attr = &node->attr, before = *attr;
 
         attr->ino = from->ino;
         attr->size = from->size;
@@ -247,6 +248,8 @@ void cairn_publish_inode(const cairn_inode *from)
         attr->gid = from->gid;
         attr->rdev = from->rdev;
         attr->blksize = BLOCK_BYTES;
+        if (attr->size != before.size || attr->mtime != before.mtime || attr->mtimensec != before.mtimensec)
+            node->content = 0;
         node->no_xattrs = from->no_xattrs;
         node->known = true;
         node->used = true;
@@ -303,8 +306,10 @@ uint64_t cairn_withdraw_inode(uint64_t ino)
     pthread_mutex_lock(&book.lock);
     node = find_node(ino);
     lookups = lookups_taken(node);
-    if (node != NULL)
+    if (node != NULL) {
         node->known = node->no_xattrs = false;
+        node->content = 0;
+    }
     pthread_mutex_unlock(&book.lock);
     return lookups;
 }
@@ -315,8 +320,10 @@ void cairn_withdraw_attributes(uint64_t ino)
 
     pthread_mutex_lock(&book.lock);
     node = find_node(ino);
-    if (node != NULL)
+    if (node != NULL) {
         node->known = false;
+        node->content = 0;
+    }
     pthread_mutex_unlock(&book.lock);
 }
 
@@ -369,7 +376,7 @@ void cairn_clear(void)
             struct node *node = *link;
 
             node->known = node->no_xattrs = node->complete = false;
-            node->generation = 0;
+            node->generation = node->content = 0;
             if (node->lookups) {
                 link = &node->next;
             } else {

@@ -17,7 +17,7 @@
 #define BUFFER_BYTES (MAX_TRANSFER + 4096)  /* the largest request: a write and its header */
 #define QUEUE_MAX 32                        /* requests that pyfuse3 has not taken */
 #define LATER_MAX 4096
-#define LATER_WAKE 1024                     /* more, and Python is woken for them */
+#define LATER_WAKE 256                      /* more, and Python is woken for them: it reads ahead of who opens */
 #define LATER_IDLE_MS 5                     /* or when no request has come for so long */
 #define PAIRS_MASK 4095
 #define PAIRS_MAX 65536
@@ -218,6 +218,27 @@ static void note_lock(const struct fuse_in_header *in, const char *body, size_t 
         channel.lockers_lost = true;
 }
 
+static bool answer_open(const struct fuse_in_header *in, const char *body, size_t length)
+{
+    struct fuse_open_out out = {.fh = contents.next_handle, .open_flags = FOPEN_KEEP_CACHE};
+    bool done;
+
+    pthread_mutex_lock(&book.lock);
+    pthread_mutex_lock(&channel.lock);
+    done = may_open(in, body, length) && channel.later_count < LATER_MAX && add_pair(&channel.quiet, out.fh, 1);
+    if (done) {
+        contents.next_handle++;
+        cairn_answered.open++;
+        if (reply(channel.fuse_fd, in->unique, 0, &out, sizeof(out)))
+            keep_for_later(CAIRN_OPEN, out.fh, in->nodeid);
+        else  /* the caller gave up, so there will be no release */
+            remove_pair(&channel.quiet, find_first(&channel.quiet, out.fh));
+    }
+    pthread_mutex_unlock(&channel.lock);
+    pthread_mutex_unlock(&book.lock);
+    return done;
+}
+
 /* Whether the request was dealt with; else it is Python's. */
 static bool dealt_with(const char *request, size_t size)
 {
@@ -232,6 +253,10 @@ static bool dealt_with(const char *request, size_t size)
     case FUSE_GETXATTR:
     case FUSE_LISTXATTR:
         return answer_from_book(channel.fuse_fd, in, body, length);
+    case FUSE_OPEN:
+        return answer_open(in, body, length);
+    case FUSE_READ:
+        return answer_read(channel.fuse_fd, in, body, length);
     case FUSE_IOCTL:
         return reply(channel.fuse_fd, in->unique, ENOTTY, NULL, 0);
     }
@@ -463,7 +488,8 @@ size_t cairn_take_later(cairn_later *into, size_t room)
     pthread_mutex_lock(&channel.lock);
     taken = channel.later_count < room ? channel.later_count : room;
     channel.later_count -= taken;
-    memcpy(into, channel.later + channel.later_count, taken * sizeof(*into));
+    memcpy(into, channel.later, taken * sizeof(*into));
+    memmove(channel.later, channel.later + taken, channel.later_count * sizeof(*into));
     cairn_waiting_later = channel.later_count;
     channel.later_due = channel.later_count > 0;
     pthread_mutex_unlock(&channel.lock);

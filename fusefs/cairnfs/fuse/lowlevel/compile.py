@@ -15,6 +15,7 @@ _PREAMBLE = """
 #include <errno.h>
 #include <fcntl.h>
 #include <stddef.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 #include <unistd.h>
@@ -25,7 +26,8 @@ _PREAMBLE = """
 #include <linux/fuse.h>
 #define MAX_TRANSFER (1 << 20)
 """
-_SOURCES = ("answers.c", "channel.c", "supplement.c")  # one translation unit, in this order
+# One translation unit, in this order.
+_SOURCES = ("crc32c.c", "answers.c", "contents.c", "channel.c", "supplement.c")
 
 
 def _pkg_config(option: str) -> list[str]:

@@ -29,7 +29,7 @@ typedef struct {
 
 /* What was answered without Python, by kind of request. */
 typedef struct {
-    uint64_t lookup, absent, getattr, xattr, flush, release, listing;
+    uint64_t lookup, absent, getattr, xattr, flush, release, listing, open, read;
 } cairn_counts;
 extern cairn_counts cairn_answered;
 
@@ -46,12 +46,24 @@ uint64_t cairn_take_lookups(uint64_t ino);
 void cairn_clear(void);
 void cairn_trust_until(int64_t boottime_ns);
 
-/* Requests that need no answer from Python, kept until it has time (channel.c). */
-enum { CAIRN_FORGET = 1, CAIRN_RELEASE = 2, CAIRN_RELEASEDIR = 3 };
+/* Contents (contents.c). A loan is a file descriptor, duplicated, by a number; 0: there is no room. A content is a
+ * range of a file within a chunk, which lies at a position of the file lent; checksums are the CRC-32C of each
+ * 64 KiB of the chunk. */
 typedef struct {
-    int kind;
+    uint64_t ino, start, length, source, position, chunk_offset, chunk_length;
+} cairn_content;
+int cairn_contents_open(size_t pieces_max);
+uint64_t cairn_lend(int fd);
+void cairn_end_loan(uint64_t number);
+void cairn_publish_content(const cairn_content *from, const uint32_t *checksums, size_t count);
+uint32_t cairn_crc32c(const void *data, size_t size);
+
+/* What Python has to hear of requests that it need not answer, kept in order until it has time (channel.c). */
+enum { CAIRN_FORGET = 1, CAIRN_RELEASE = 2, CAIRN_RELEASEDIR = 3, CAIRN_OPEN = 4 };
+typedef struct {
+    uint64_t kind;
     uint64_t id;           /* inode or handle */
-    uint64_t count;        /* of a forget */
+    uint64_t detail;       /* of a forget how many references, of an open the inode */
 } cairn_later;
 extern volatile unsigned cairn_waiting_later;
 size_t cairn_take_later(cairn_later *into, size_t room);
