@@ -278,7 +278,7 @@ class Events:
 
     def _replace(self, op: pb.ReplaceExtents, reply: pb.Reply) -> None:
         inode = self._inode(op.ino)
-        inode.extents.forget(op.block * BLOCK_BYTES, (op.block + 1) * BLOCK_BYTES)
+        lay_committed(inode, op)
         inode.learn(reply.commit_write.attr)
 
     def _upgrade(self, op: pb.Upgrade, reply: pb.Reply) -> None:

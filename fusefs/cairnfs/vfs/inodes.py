@@ -277,8 +277,8 @@ class Inode:
         self.quiet = None
 
 
-def lay_committed(inode: Inode, op: pb.CommitWrite) -> None:
-    """Remember where a commit of our own has put the file's bytes."""
+def lay_committed(inode: Inode, op: pb.CommitWrite | pb.ReplaceExtents) -> None:
+    """Remember where a commit or a compaction of our own has put the file's bytes."""
     lengths = {chunk.chunk_id: (chunk.length, tuple(chunk.nodes)) for chunk in op.chunks}
     for item in op.slices:
         length, nodes = lengths[item.chunk_id]

@@ -1,4 +1,4 @@
-"""commit_write, truncation, fallocate, copy_range, replace_extents, open: slices, counts, steps, errors."""
+"""commit_write, truncation, fallocate, copy_range, open: slices, counts, steps, errors."""
 
 import random
 
@@ -418,44 +418,6 @@ def test_slices_laid_together_give_what_they_give_one_by_one(fs: Namespace, seed
     fs.run(pb.SetAttr(ino=together, size=0))
     fs.run(pb.SetAttr(ino=single, size=0))
     assert set(references(fs).values()) == {0}
-
-
-def compaction(fs: Namespace, ino: int, block: int) -> pb.ReplaceExtents:
-    """A request to make one slice of all that a block holds."""
-    old = fs.run(pb.GetExtents(ino=ino, offset=block * BLOCK_BYTES, length=1)).slices
-    start, end = old[0].offset, old[-1].offset + old[-1].length
-    stored = fs.store(fs.content(ino)[start:end])
-    request = pb.ReplaceExtents(ino=ino, block=block, expected=old, chunks=[stored])
-    request.slices.add(offset=start, length=end - start, chunk_id=stored.chunk_id)
-    return request
-
-
-@pytest.mark.parametrize("slices", [40, SLICES_MAX])
-def test_compaction_keeps_the_content(fs: Namespace, slices: int) -> None:
-    ino = fragmented(fs, b"f", slices, blocks=2)
-    content, before = fs.content(ino), fs.attr(ino)
-    attr = fs.run(compaction(fs, ino, 1)).attr
-    assert (fs.steps > 1) == (slices == SLICES_MAX)
-    assert fs.content(ino) == content
-    assert (attr.mtime_ns, attr.ctime_ns, attr.allocated_bytes) == (
-        before.mtime_ns,
-        before.ctime_ns,
-        before.allocated_bytes,
-    )
-    assert len(fs.slices(ino)) == slices + 1
-    assert sum(references(fs).values()) == slices + 1
-
-
-def test_compaction_of_a_changed_block_conflicts(fs: Namespace) -> None:
-    ino = fragmented(fs, b"f", 10)
-    request = compaction(fs, ino, 0)
-    fs.commit(ino, 0, b"new")
-    with fails(common_pb2.ERROR_CODE_CONFLICT):
-        fs.run(request)
-    request = compaction(fs, ino, 0)
-    request.slices[0].offset += BLOCK_BYTES
-    with fails(INVALID):
-        fs.run(request)
 
 
 def test_a_write_that_meets_damaged_counts_changes_nothing(fs: Namespace) -> None:

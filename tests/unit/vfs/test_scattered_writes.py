@@ -5,6 +5,7 @@ import random
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 
+import pytest
 import trio
 import trio.testing
 
@@ -18,6 +19,7 @@ from cairnfs.base.limits import (
 )
 from cairnfs.coordinator import keys
 from cairnfs.coordinator.records import decode_slices
+from cairnfs.vfs.compactor import mergeable
 from tests.doubles.rig import MemoryChunks, Rig, SimKernel
 
 Clock = trio.testing.MockClock
@@ -124,6 +126,42 @@ async def test_a_block_is_compacted_when_it_was_left_alone(autojump_clock: Clock
         assert made.chunks.stored == before + BLOCKS
         assert made.slices() == BLOCKS
         await made.check()
+
+
+async def test_a_file_that_grows_by_small_appends_has_few_slices_all_the_time(autojump_clock: Clock) -> None:
+    async with scene() as made:
+        file = await made.kernel.open("/file", os.O_RDWR)
+        most, before = 0, made.chunks.stored
+        for number in range(600):
+            line = b"%09d\n" % number
+            await made.kernel.fs.write(file.handle, len(made.content), line)
+            made.content += line
+            await file.fsync()
+            most = max(most, made.slices() - BLOCKS)
+        await file.close()
+        assert most < 2 * SLICES_COMPACT
+        assert made.chunks.stored - before < 600 + 600 // 20
+        await made.check()
+
+
+@pytest.mark.parametrize(
+    ("lengths", "count"),
+    [
+        ([100] * 31, 0),
+        ([100] * 64, 64),
+        ([6_400] + [100] * 64, 65),
+        ([6_400] + [100] * 32, 33),
+        ([6_401] + [100] * 32, 32),
+        ([25_000, 12_000, 6_400] + [100] * 32, 35),
+        ([4_000_000] + [100] * 32, 32),
+        ([9_000] * 32, 0),
+        ([200_000, 100_000] + [2_000] * 32, 33),
+    ],
+)
+def test_what_is_merged_is_small_and_not_much_larger_than_what_is_behind_it(
+    lengths: list[int], count: int
+) -> None:
+    assert mergeable(lengths) == count
 
 
 async def test_a_file_that_is_gone_is_not_compacted(autojump_clock: Clock) -> None:
