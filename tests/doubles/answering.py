@@ -83,9 +83,10 @@ class MemoryAnswers(NoAnswers):
     def lend(self, descriptor: int) -> int:
         return descriptor + 1
 
-    def publish_content(self, ino: int, content: Content) -> None:
+    def publish_content(self, ino: int, content: Content) -> bool:
         if ino in self.attrs:
             self.contents.setdefault(ino, {})[content.start] = content
+        return ino in self.attrs
 
     def catch_up(self) -> None:
         while self.untold:

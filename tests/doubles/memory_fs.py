@@ -180,8 +180,6 @@ class MemoryFileSystem:
         inode.holes -= set(range(offset // 4096, -(-(offset + len(data)) // 4096)))
         self._touch(inode, content=True)
 
-    # ------------------------------------------------------------ names
-
     async def lookup(self, parent: int, name: bytes, caller: pb.Caller) -> Node:
         await self._enter("lookup")
         if name not in self._directory(parent).entries:
@@ -353,6 +351,9 @@ class MemoryFileSystem:
             self._resize(inode, 0)
             self._touch(inode, content=True)
         return self._open(inode)
+
+    def was_read(self, *read: int) -> None:
+        self.calls[f"read {read[1:]}"] += 1
 
     def opened(self, ino: int, handle: int) -> None:
         self.handles[handle] = ino

@@ -391,3 +391,19 @@ def test_files_opened_for_writing_or_cut_are_asked_for(mount: MountedMemory, chu
     for flags in (os.O_WRONLY, os.O_RDWR, os.O_RDONLY | os.O_TRUNC):
         os.close(os.open(path, flags))
     assert mount.calls("open") == opened + 3
+
+
+def test_a_large_part_read_to_its_end_is_told(mount: MountedMemory, tmp_path: Path) -> None:
+    """Its reader will want what comes next."""
+    content = "0123456789abcdef" * (128 * 1024)  # two MiB
+    (tmp_path / "chunk").write_text(content)
+    mount.ask("add_file", "file", content)
+    mount.ask("publish", "file")
+    mount.ask("publish_content", "file", str(tmp_path / "chunk"))
+    path, size = mount.path / "file", len(content)
+    for offset in (*range(0, 1 << 20, 65_536), *range(size - 65_536, 1 << 20, -65_536), 1 << 20):
+        read_directly(path, offset, 65_536)  # not to the end, or not in order
+    assert not mount.calls(f"read {(1 << 20, size - (1 << 20))}")
+    for offset in range(1 << 20, size, 65_536):
+        read_directly(path, offset, 65_536)
+    eventually(lambda: mount.calls(f"read {(1 << 20, size - (1 << 20))}") == 1)

@@ -89,7 +89,7 @@ class KernelAnswers:
         """Read nothing from it any more."""
         lib.cairn_end_loan(loan)
 
-    def publish_content(self, ino: int, content: Content) -> None:
+    def publish_content(self, ino: int, content: Content) -> bool:
         """Read these bytes of a file when they are asked for."""
         place = self._content
         place.ino = self._to_kernel(ino)
@@ -102,7 +102,7 @@ class KernelAnswers:
             place.chunk_length,
             checksums,
         ) = content
-        lib.cairn_publish_content(place, checksums, len(checksums))
+        return bool(lib.cairn_publish_content(place, checksums, len(checksums)))
 
     def catch_up(self) -> None:
         """Tell of what was opened and closed."""

@@ -209,6 +209,13 @@ class Handlers(pyfuse3.Operations):
         except Exception:  # noqa: BLE001 - a border, like boundary.guarded
             _log.exception("bug in a handler", operation="opened")
 
+    def was_read(self, fh: int, offset: int, size: int) -> None:
+        """A large part of a file was read from its start or middle to its end; the kernel has its answers."""
+        try:
+            self._fs.was_read(fh, offset, size)
+        except Exception:  # noqa: BLE001 - a border, like boundary.guarded
+            _log.exception("bug in a handler", operation="was_read")
+
     def closed(self, fh: int) -> bool:
         """A file that was opened for reading is closed; False: it has locks to be released in a task."""
         if self._locks.any_at(fh):

@@ -1,4 +1,4 @@
-"""What the supplement answered by itself and the file system has to hear of: opens, releases, forgets."""
+"""What the supplement did by itself and the file system has to hear of: opens, reads, releases, forgets."""
 
 from collections.abc import Sequence
 from struct import Struct
@@ -9,7 +9,7 @@ from cairnfs.fuse.handlers import Handlers
 from cairnfs.fuse.lowlevel import ffi, lib
 
 _ROOM = 1024
-_KEPT = Struct("=QQQ")  # cairn_later: kind, id, detail
+_KEPT = Struct("=QQQQ")  # cairn_later: kind, id, detail, length
 
 
 class Later:
@@ -46,11 +46,13 @@ class Later:
         try:
             while count := lib.cairn_take_later(self._kept, _ROOM):
                 forgotten: list[tuple[int, int]] = []
-                for kind, number, detail in _KEPT.iter_unpack(self._bytes[: count * _KEPT.size]):
+                for kind, number, detail, length in _KEPT.iter_unpack(self._bytes[: count * _KEPT.size]):
                     if kind == lib.CAIRN_FORGET:
                         forgotten.append((number, detail))
                     elif kind == lib.CAIRN_OPEN:
                         handlers.opened(detail, number)
+                    elif kind == lib.CAIRN_READ:
+                        handlers.was_read(number, detail, length)
                     elif kind == lib.CAIRN_RELEASEDIR:
                         released.append((True, number))
                     elif not handlers.closed(number):

@@ -98,11 +98,11 @@ class Answers(Protocol):
         """Nothing is read from this file any more; its copy of the descriptor is closed."""
         ...
 
-    def publish_content(self, ino: int, content: Content) -> None:
-        """Where a part of what the file `ino` holds can be read.
+    def publish_content(self, ino: int, content: Content) -> bool:
+        """Where a part of what the file `ino` holds can be read; False: its attributes are not published.
 
-        It is believed until the attributes, which must be published, change or are withdrawn. Bytes that do
-        not have their checksum are not told.
+        It is believed until these change or are withdrawn. Bytes that do not have their checksum are not
+        told.
         """
         ...
 
@@ -164,8 +164,9 @@ class NoAnswers:
     def end_loan(self, loan: int) -> None:
         """Ignored."""
 
-    def publish_content(self, ino: int, content: Content) -> None:
+    def publish_content(self, ino: int, content: Content) -> bool:
         """Ignored."""
+        return True
 
     def catch_up(self) -> None:
         """Nothing was opened."""

@@ -27,7 +27,6 @@ class Contents:
         block = offset // BLOCK_BYTES * BLOCK_BYTES
         for extent in inode.extents.within(block, block + BLOCK_BYTES):
             if extent.start <= offset < extent.end and (place := self.place(extent)) is not None:
-                self._state.publish(inode)
                 self._publish(inode, extent, place)
 
     def publish_file(self, inode: Inode) -> bool:
@@ -38,7 +37,6 @@ class Contents:
         places = [self.place(extent) for extent in extents]
         if None in places:
             return False
-        self._state.publish(inode)
         for extent, place in zip(extents, places, strict=True):
             if place is not None:
                 self._publish(inode, extent, place)
@@ -61,4 +59,6 @@ class Contents:
                 place.length,
                 place.checksums,
             )
-            answers.publish_content(inode.ino, content)
+            if not answers.publish_content(inode.ino, content):
+                self._state.publish(inode)
+                answers.publish_content(inode.ino, content)

@@ -140,6 +140,12 @@ class FileOps(LockOps, Part):
         inode.handles += 1
         self.prefetcher.opened(inode)
 
+    def was_read(self, handle: int, offset: int, size: int) -> None:
+        """See `FileSystem.was_read`."""
+        file = self.state.files.get(handle)
+        if file is not None:
+            self.reader.was_read(file, offset, size)
+
     def closed(self, handle: int) -> None:
         """See `FileSystem.closed`."""
         file = self.state.files.pop(handle, None)

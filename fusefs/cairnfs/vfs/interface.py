@@ -110,6 +110,10 @@ class FileSystem(Protocol):
         """The FUSE layer has opened a file for reading, under this number of its own; see `vfs.answers`."""
         ...
 
+    def was_read(self, handle: int, offset: int, size: int) -> None:
+        """What comes before in an open file was read without this program; what follows may be next."""
+        ...
+
     def closed(self, handle: int) -> None:
         """A file that was opened for reading, and has no locks, is closed."""
         ...

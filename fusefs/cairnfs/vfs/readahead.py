@@ -56,8 +56,8 @@ class Stream:
             return True
         if self.step and not self.dense:
             return False
-        if self.fetched is not None and self.fetched.start <= offset < self.fetched.end:
-            return True  # the kernel's own read-ahead does not keep the order
+        if self.fetched is not None and self.fetched.start <= offset <= self.fetched.end:
+            return True  # the kernel's own read-ahead does not keep the order, and not every read is told
         return (offset == self.end and self.step >= 0) or (end == self.start and self.step <= 0)
 
     def advance(self, offset: int, end: int) -> None:

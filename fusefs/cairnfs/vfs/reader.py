@@ -181,6 +181,8 @@ class Reader:
         data = source.held(extent)
         if data is not None:
             return data
+        if self._contents.place(extent) is not None:
+            return await source.part(extent)  # the pages of its file are memory enough
         part = extent.length * 2 < extent.chunk_length and extent.chunk_length > SMALL_CHUNK_BYTES
         if whole or not part or source.at_hand(extent):
             return await source.whole(extent)
@@ -189,6 +191,12 @@ class Reader:
         return await source.part(extent)
 
     # ------------------------------------------------------------------ reading ahead
+
+    def was_read(self, file: FileHandle, offset: int, size: int) -> None:
+        """A range of a file was read without this program."""
+        attr = file.inode.attr
+        if attr is not None and self._state.leased(file.inode) and offset + size <= attr.size:
+            self._look_ahead(file, offset, offset + size, attr.size)
 
     def _look_ahead(self, file: FileHandle, offset: int, end: int, file_size: int) -> bool:
         """Fetch what this reader will want next; returns whether it wants whole chunks."""
@@ -203,8 +211,9 @@ class Reader:
         try:
             begun: set[bytes] = set()
             for start, end in ranges:
-                for extent in await self._extents_ahead(inode, start, end):
-                    if extent.chunk_id not in begun and not self._source.at_hand(extent):
+                extents = await self._extents_ahead(inode, start, end)
+                for extent in await self._not_here(inode, extents):
+                    if extent.chunk_id not in begun:
                         if whole:
                             begun.add(extent.chunk_id)
                         size_bytes = extent.chunk_length if whole else extent.length
@@ -212,6 +221,15 @@ class Reader:
                         self._state.spawn(self._fetch_quietly, extent, whole, held_bytes)
         except CairnError as error:
             log.debug("reading ahead failed", error=str(error))
+
+    async def _not_here(self, inode: Inode, extents: list[Extent]) -> list[Extent]:
+        """Publish those that are in files of this host; returns others that are not in memory."""
+        wanted = [extent for extent in extents if not self._source.at_hand(extent)]
+        if wanted:
+            await self._state.chunks.find_places([(extent.chunk_id, extent.nodes) for extent in wanted])
+        for extent in wanted:
+            self._contents.publish_around(inode, extent.start)
+        return [extent for extent in wanted if self._contents.place(extent) is None]
 
     async def _extents_ahead(self, inode: Inode, start: int, end: int) -> list[Extent]:
         """What is known of a range after asking for what is not, and for a good deal behind it."""

@@ -1,44 +1,38 @@
-"""Who a datanode is, kept in each of its data directories: uuids, cluster and number; and their locks."""
+"""Who a datanode is, kept in its data directory: uuid, cluster and number; and the lock on that directory."""
 
 import fcntl
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
 from cairnfs.base.errors import CairnError
+from cairnfs.base.ids import new_id
 from cairnfs.datanode.store.failures import disk_errors
 from cairnfs.datanode.store.files import sync_directory
 from cairnfs.rpc.v1 import common_pb2
 
-FORMAT: Final = 2
+FORMAT: Final = 1
 _FILE: Final = "identity.json"
 _LOCK: Final = "lock"
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """`uuid` of the node and `disk` of the directory are made once.
-
-    `cluster_id` is empty and `node` 0 until the first registration. `disks` are all directories of the node
-    when it started last: path to uuid of the disk.
-    """
+    """`uuid` is made once; `cluster_id` is empty and `node` 0 until the first registration."""
 
     uuid: str
-    disk: str
     cluster_id: str = ""
     node: int = 0
-    disks: Mapping[str, str] = field(default_factory=dict[str, str])
     format: int = FORMAT
 
 
 class DataDirectory:
-    """One data directory, locked for as long as this object is open."""
+    """A data directory, locked for as long as this object is open."""
 
     def __init__(self, root: Path) -> None:
-        """Make, lock and read the directory; `identity` is None in an empty one.
+        """Make, lock and read the directory.
 
         Raises CairnError BUSY when another datanode has it, INVALID for a foreign format, IO.
         """
@@ -48,10 +42,7 @@ class DataDirectory:
             self._lock_fd = os.open(root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             self._take_lock()
-            with disk_errors(f"data directory {root}"):
-                self.identity = self._read()
-                if self.identity is None:
-                    self._refuse_strangers()
+            self.identity = self._read() or self._create()
         except BaseException:
             self.close()
             raise
@@ -69,35 +60,50 @@ class DataDirectory:
             fields = json.loads(path.read_text())
             found = fields["format"]
             if found == FORMAT:
-                return Identity(
-                    uuid=str(fields["uuid"]),
-                    disk=str(fields["disk"]),
-                    cluster_id=str(fields["cluster_id"]),
-                    node=int(fields["node"]),
-                    disks={str(key): str(value) for key, value in fields["disks"].items()},
-                )
+                return Identity(str(fields["uuid"]), str(fields["cluster_id"]), int(fields["node"]))
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             detail = f"{path} cannot be read: {error}"
             raise CairnError(common_pb2.ERROR_CODE_INVALID, detail) from None
         detail = f"data directory {self.root} has format {found!r}; this version reads {FORMAT}"
         raise CairnError(common_pb2.ERROR_CODE_INVALID, detail)
 
-    def _refuse_strangers(self) -> None:
+    def _create(self) -> Identity:
         strangers = [entry.name for entry in self.root.iterdir() if entry.name not in (_LOCK, "lost+found")]
         if strangers:
             detail = f"data directory {self.root} is not empty and holds no datanode: {strangers[0]}"
             raise CairnError(common_pb2.ERROR_CODE_INVALID, detail)
+        identity = Identity(new_id())
+        self._write(_FILE, json.dumps(asdict(identity)).encode())
+        return identity
 
-    def identify(self, identity: Identity) -> None:
-        """Replace the identity, durably. Raises CairnError NO_SPACE, IO."""
-        if identity != self.identity:
-            self.save(_FILE, json.dumps(asdict(identity)).encode())
-            self.identity = identity
+    def join(self, cluster_id: str, node: int) -> None:
+        """Remember the cluster and the number given by it.
+
+        Raises CairnError WRONG_CLUSTER when the chunks here belong to another cluster.
+        """
+        mine = self.identity
+        if mine.cluster_id not in ("", cluster_id):
+            detail = f"data directory {self.root} belongs to cluster {mine.cluster_id}, not {cluster_id}"
+            raise CairnError(common_pb2.ERROR_CODE_WRONG_CLUSTER, detail)
+        joined = Identity(mine.uuid, cluster_id, node)
+        if joined != mine:
+            self._write(_FILE, json.dumps(asdict(joined)).encode())
+            self.identity = joined
 
     def save(self, name: str, content: bytes) -> None:
-        """Replace a small file of this directory at once and durably. Raises CairnError NO_SPACE, IO."""
+        """Replace a small file of this directory at once and durably."""
+        self._write(name, content)
+
+    def load(self, name: str) -> bytes | None:
+        """What `save` wrote, or None."""
+        try:
+            return (self.root / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def _write(self, name: str, content: bytes) -> None:
         temp = self.root / f"{name}.new"
         with disk_errors(f"write {name}"):
             with temp.open("wb") as file:
@@ -106,12 +112,6 @@ class DataDirectory:
                 os.fsync(file.fileno())
             temp.rename(self.root / name)
             sync_directory(self.root)
-
-    def load(self, name: str) -> bytes | None:
-        """What `save` wrote, or None. Raises CairnError IO."""
-        path = self.root / name
-        with disk_errors(f"read {name}"):
-            return path.read_bytes() if path.exists() else None
 
     def close(self) -> None:
         """Release the lock; idempotent."""

@@ -8,7 +8,8 @@ import pytest
 import trio
 import trio.testing
 
-from cairnfs.base.limits import BLOCK_BYTES
+from cairnfs.base.checksums import chunk_id
+from cairnfs.base.limits import BLOCK_BYTES, MIB
 from tests.doubles.answering import AnsweringVFS, MemoryAnswers
 from tests.doubles.rig import Rig, SimKernel
 
@@ -90,3 +91,21 @@ async def test_small_files_beside_those_read_are_read_without_python(autojump_cl
             assert await kernel.read(path) == data
         assert book(kernel).answered["open"] > len(files) // 2
         assert book(kernel).answered["read"] > len(files) // 2
+
+
+async def test_what_is_read_ahead_is_published_not_fetched(autojump_clock: Clock) -> None:
+    content = b"".join(bytes([number]) * BLOCK_BYTES for number in range(6))
+    async with two_mounts(content) as (_, kernel, _):
+        file = await kernel.open("/file")
+        assert await kernel.fs.read(file.handle, 0, MIB) == content[:MIB]
+        kernel.fs.was_read(file.handle, MIB, 3 * MIB)
+        await trio.sleep(1)
+        assert {0, BLOCK_BYTES, 2 * BLOCK_BYTES} <= book(kernel).contents[file.ino].keys()
+        before = book(kernel).answered["read"]
+        assert await kernel.fs.read(file.handle, BLOCK_BYTES, MIB) == content[BLOCK_BYTES : BLOCK_BYTES + MIB]
+        assert book(kernel).answered["read"] == before + 1
+        kernel.fs.was_read(file.handle, BLOCK_BYTES, 2 * BLOCK_BYTES)
+        await trio.sleep(1)
+        assert book(kernel).contents[file.ino].keys() == {number * BLOCK_BYTES for number in range(6)}
+        assert kernel.fs.state.chunk_cache.get((chunk_id(content[-BLOCK_BYTES:]), 0, BLOCK_BYTES)) is None
+        await file.close()

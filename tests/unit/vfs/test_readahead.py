@@ -50,6 +50,15 @@ def test_a_forward_reader_is_kept_ahead_of_by_a_growing_window() -> None:
     assert union(fetched) >= 256 * MIB - 256 * KIB
 
 
+def test_a_reader_of_whom_not_all_is_told_is_still_the_same() -> None:
+    pattern = ReadPattern()
+    read(pattern, 0, MIB)
+    (ahead,) = read(pattern, MIB, MIB).ahead
+    foreseen = read(pattern, ahead.end, MIB)  # all that was fetched was read without a word
+    assert foreseen.whole
+    assert foreseen.ahead[0].start == ahead.end + MIB
+
+
 def test_the_window_ends_with_the_file() -> None:
     pattern, size = ReadPattern(), 10 * MIB + 5
     fetched: list[Range] = []

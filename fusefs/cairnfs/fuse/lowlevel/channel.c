@@ -126,17 +126,24 @@ static void wake_python(void)
     }
 }
 
-static bool keep_for_later(int kind, uint64_t id, uint64_t count)
+static bool keep_for_later(int kind, uint64_t id, uint64_t detail, uint64_t length)
 {
     if (channel.later_count == LATER_MAX)
         return false;
-    channel.later[channel.later_count++] = (cairn_later){kind, id, count};
+    channel.later[channel.later_count++] = (cairn_later){kind, id, detail, length};
     cairn_waiting_later = channel.later_count;
-    if (channel.later_count >= LATER_WAKE) {
+    if (channel.later_count >= LATER_WAKE || kind == CAIRN_READ) {
         channel.later_due = true;
         wake_python();
     }
     return true;
+}
+
+static void tell_of_run(uint64_t handle, uint64_t offset, uint64_t length)
+{
+    pthread_mutex_lock(&channel.lock);
+    keep_for_later(CAIRN_READ, handle, offset, length);
+    pthread_mutex_unlock(&channel.lock);
 }
 
 static bool keep_forgets(const struct fuse_in_header *in, const char *body, size_t length)
@@ -146,12 +153,12 @@ static bool keep_forgets(const struct fuse_in_header *in, const char *body, size
 
     if (in->opcode == FUSE_FORGET)
         return length >= sizeof(struct fuse_forget_in)
-            && keep_for_later(CAIRN_FORGET, in->nodeid, ((const struct fuse_forget_in *)body)->nlookup);
+            && keep_for_later(CAIRN_FORGET, in->nodeid, ((const struct fuse_forget_in *)body)->nlookup, 0);
     if (length < sizeof(*batch) || (length - sizeof(*batch)) / sizeof(*one) < batch->count
         || batch->count > LATER_MAX - channel.later_count)
         return false;
     for (uint32_t at = 0; at < batch->count; at++)
-        keep_for_later(CAIRN_FORGET, one[at].nodeid, one[at].nlookup);
+        keep_for_later(CAIRN_FORGET, one[at].nodeid, one[at].nlookup, 0);
     return true;
 }
 
@@ -185,7 +192,7 @@ static bool answer_release(const struct fuse_in_header *in, const char *body, si
         if (!needless || release->release_flags & FUSE_RELEASE_FLOCK_UNLOCK)
             return false;
     }
-    if (!keep_for_later(kind, release->fh, 0))
+    if (!keep_for_later(kind, release->fh, 0, 0))
         return false;
     reply(channel.fuse_fd, in->unique, 0, NULL, 0);
     cairn_answered.release++;
@@ -230,7 +237,7 @@ static bool answer_open(const struct fuse_in_header *in, const char *body, size_
         contents.next_handle++;
         cairn_answered.open++;
         if (reply(channel.fuse_fd, in->unique, 0, &out, sizeof(out)))
-            keep_for_later(CAIRN_OPEN, out.fh, in->nodeid);
+            keep_for_later(CAIRN_OPEN, out.fh, in->nodeid, 0);
         else  /* the caller gave up, so there will be no release */
             remove_pair(&channel.quiet, find_first(&channel.quiet, out.fh));
     }

@@ -13,6 +13,7 @@
 #define PIECE_SPAN_BITS 22         /* a piece lies within 4 MiB of its file */
 #define CHECKED_BYTES 65536
 #define CHECKED_MAX (MAX_TRANSFER / CHECKED_BYTES + 2)
+#define RUN_TOLD_BYTES (128 * 1024)  /* shorter ones are not worth it */
 #define PIECES_LOOKED_AT 64        /* of one bucket */
 #define HANDLES_FROM (1ull << 62)  /* Python counts its own from 1 */
 
@@ -27,6 +28,7 @@ struct piece {
     struct source *source;
     uint64_t source_number;
     uint64_t generation;
+    uint64_t run_start, run_end;  /* what was read last without a gap, and not told to Python */
     cairn_content is;
     bool used;
     uint32_t checksums[];
@@ -138,15 +140,17 @@ void cairn_end_loan(uint64_t number)
     pthread_mutex_unlock(&book.lock);
 }
 
-void cairn_publish_content(const cairn_content *from, const uint32_t *checksums, size_t count)
+/* Whether the attributes are known, without which nothing is published. */
+int cairn_publish_content(const cairn_content *from, const uint32_t *checksums, size_t count)
 {
     struct piece **bucket = bucket_of(from->ino, from->start), *piece;
     struct node *node;
-    int looked_at = 0;
+    int looked_at = 0, known;
 
     pthread_mutex_lock(&book.lock);
     node = find_node(from->ino);
-    if (node == NULL || !node->known || count != (from->chunk_length + CHECKED_BYTES - 1) / CHECKED_BYTES)
+    known = node != NULL && node->known;
+    if (!known || count != (from->chunk_length + CHECKED_BYTES - 1) / CHECKED_BYTES)
         goto out;
     if (node->content == 0)
         node->content = ++book.generation;
@@ -177,9 +181,12 @@ void cairn_publish_content(const cairn_content *from, const uint32_t *checksums,
     contents.count++;
 out:
     pthread_mutex_unlock(&book.lock);
+    return known;
 }
 
 /* ------------------------------------------------------------------ answers */
+
+static void tell_of_run(uint64_t handle, uint64_t offset, uint64_t length);  /* channel.c */
 
 /* What is to be read for one request, copied from a piece: the lock is not held meanwhile. */
 struct reading {
@@ -206,6 +213,20 @@ static bool read_checked(const struct reading *reading)
             return false;
     }
     return true;
+}
+
+/* Python reads ahead of those who read one chunk to its end, so it is told of them. The lock is held. */
+static void note_run(const struct fuse_read_in *asked, uint64_t ino, uint64_t end)
+{
+    struct piece *piece = piece_around(ino, asked->offset, end);
+
+    if (piece == NULL)
+        return;
+    if (piece->run_end != asked->offset)
+        piece->run_start = asked->offset;
+    piece->run_end = end;
+    if (end == piece->is.start + piece->is.length && end - piece->run_start >= RUN_TOLD_BYTES)
+        tell_of_run(asked->fh, piece->run_start, end - piece->run_start);
 }
 
 /* Whether the bytes are in one piece; then what to read. The lock is held. */
@@ -270,6 +291,7 @@ static bool answer_read(int fd, const struct fuse_in_header *in, const char *bod
     if (good) {
         reply(fd, in->unique, 0, contents.scratch + reading.skipped, reading.wanted);
         cairn_answered.read++;
+        note_run(asked, in->nodeid, end);
     }
     pthread_mutex_unlock(&book.lock);
     return good;

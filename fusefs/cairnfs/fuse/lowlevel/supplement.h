@@ -55,15 +55,16 @@ typedef struct {
 int cairn_contents_open(size_t pieces_max);
 uint64_t cairn_lend(int fd);
 void cairn_end_loan(uint64_t number);
-void cairn_publish_content(const cairn_content *from, const uint32_t *checksums, size_t count);
+int cairn_publish_content(const cairn_content *from, const uint32_t *checksums, size_t count);
 uint32_t cairn_crc32c(const void *data, size_t size);
 
 /* What Python has to hear of requests that it need not answer, kept in order until it has time (channel.c). */
-enum { CAIRN_FORGET = 1, CAIRN_RELEASE = 2, CAIRN_RELEASEDIR = 3, CAIRN_OPEN = 4 };
+enum { CAIRN_FORGET = 1, CAIRN_RELEASE = 2, CAIRN_RELEASEDIR = 3, CAIRN_OPEN = 4, CAIRN_READ = 5 };
 typedef struct {
     uint64_t kind;
     uint64_t id;           /* inode or handle */
-    uint64_t detail;       /* of a forget how many references, of an open the inode */
+    uint64_t detail;       /* of a forget how many references, of an open the inode, of a read its offset */
+    uint64_t length;       /* of a read */
 } cairn_later;
 extern volatile unsigned cairn_waiting_later;
 size_t cairn_take_later(cairn_later *into, size_t room);

@@ -22,11 +22,10 @@ class SmallChunk:
 
 @dataclass(frozen=True, slots=True)
 class StoredEntry:
-    """One chunk of a listing; length in bytes. `leaving`: it can be read, but its disk is to be emptied."""
+    """One chunk of a listing; length in bytes."""
 
     chunk_id: bytes
     length: int
-    leaving: bool = False
 
 
 @dataclass(frozen=True, slots=True)
