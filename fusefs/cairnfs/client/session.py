@@ -110,6 +110,8 @@ class Session:
         request = pb.Request(caller=caller, **fields)
         if deadline_s is None and not isinstance(op, pb.SetLock):
             return _result(await self._exchange(request, trio.current_time() + limits.RPC_DEADLINE_S))
+        if deadline_s == math.inf:
+            return _result(await self._exchange(request, math.inf))
         seconds = limits.RPC_DEADLINE_S if deadline_s is None else deadline_s
         with trio.move_on_after(seconds):
             return _result(await self._exchange(request, math.inf))

@@ -114,6 +114,8 @@ class Compactor:
     async def _rewrite(self, inode: Inode, block: int, extents: list[Extent]) -> None:
         content = await self._reader.content(extents)
         [stored] = await self._state.chunks.store([content])
+        if len(content) <= MERGED_MAX_BYTES:  # it may be merged again
+            self._state.chunk_cache.put((stored.chunk_id, 0, len(content)), content)
         expected = [
             common.Slice(offset=e.start, length=e.length, chunk_id=e.chunk_id, chunk_offset=e.chunk_offset)
             for e in extents

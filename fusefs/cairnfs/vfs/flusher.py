@@ -16,7 +16,7 @@ from cairnfs.base.logs import get_logger
 from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
 from cairnfs.vfs.inodes import Inode
 from cairnfs.vfs.pending import overlay
-from cairnfs.vfs.sender import Sender
+from cairnfs.vfs.sender import Sender, Taken
 from cairnfs.vfs.state import State
 from cairnfs.vfs.tasks import run_all
 
@@ -84,13 +84,12 @@ class Flusher:
         if self._state.dirty_bytes <= self._state.policy.dirty_max_bytes:
             return
         self._push()
-        async with self._state.dirty_freed:
-            while self._state.dirty_bytes > self._state.policy.dirty_max_bytes:
-                if inode.error is not None:
-                    raise inode.error
-                if self._refusal is not None:
-                    raise CairnError(self._refusal.code, self._refusal.detail)
-                await self._state.dirty_freed.wait()
+        while self._state.dirty_bytes > self._state.policy.dirty_max_bytes:
+            if inode.error is not None:
+                raise inode.error
+            if self._refusal is not None:
+                raise CairnError(self._refusal.code, self._refusal.detail)
+            await self._state.dirty_freed.park()
 
     async def flush(self, inode: Inode) -> None:
         """Return when everything written or changed so far is committed; raises what made that fail."""
@@ -102,9 +101,7 @@ class Flusher:
             elif inode.pending.unsent is not None and not (inode.pending.sending or inode.dirty):
                 await self._send_attributes(inode)
             else:  # another task is sending; it ends with a notification
-                async with self._state.dirty_freed:
-                    if inode.dirty.sending or inode.pending.sending:
-                        await self._state.dirty_freed.wait()
+                await self._state.dirty_freed.park()
         self._dirty.discard(inode)
         if inode.journaled:
             await self._state.journal.settle((inode,))
@@ -209,23 +206,31 @@ class Flusher:
 
     async def _job(self, wanted: list[tuple[Inode, list[int]]]) -> dict[Inode, CairnError]:
         """Freeze, send and settle blocks of one or many files; returns who failed, and why."""
-        async with self._jobs:
-            taken = [(inode, got) for inode, blocks in wanted if (got := inode.dirty.take(blocks))]
-            if not taken:
-                return {}
-            saved: set[Inode] = set()
-            try:
-                errors = await self._sender.send(taken)
-                saved = {inode for inode, _ in taken if not self._is_unsaved(inode, errors)}
-                self._refusal = next(
-                    (e for e in errors.values() if e.code == common.ERROR_CODE_NO_SPACE), None
-                )
-            finally:
-                for inode, blocks in taken:
-                    dirty = inode.dirty
-                    self._freed(dirty.sent(blocks) if inode in saved else dirty.failed(blocks))
-                await self._notify()
-            return errors
+        try:
+            self._jobs.acquire_nowait()  # without the task switch that waiting would bring
+        except trio.WouldBlock:
+            await self._jobs.acquire()
+        try:
+            return await self._send_taken(
+                [(inode, got) for inode, blocks in wanted if (got := inode.dirty.take(blocks))]
+            )
+        finally:
+            self._jobs.release()
+
+    async def _send_taken(self, taken: Taken) -> dict[Inode, CairnError]:
+        if not taken:
+            return {}
+        saved: set[Inode] = set()
+        try:
+            errors = await self._sender.send(taken)
+            saved = {inode for inode, _ in taken if not self._is_unsaved(inode, errors)}
+            self._refusal = next((e for e in errors.values() if e.code == common.ERROR_CODE_NO_SPACE), None)
+        finally:
+            for inode, blocks in taken:
+                dirty = inode.dirty
+                self._freed(dirty.sent(blocks) if inode in saved else dirty.failed(blocks))
+            self._state.dirty_freed.unpark_all()
+        return errors
 
     def _is_unsaved(self, inode: Inode, errors: dict[Inode, CairnError]) -> bool:
         """Whether bytes are left to save; of a file that was removed for good nothing is."""
@@ -240,13 +245,7 @@ class Flusher:
         try:
             await self._sender.send_attributes(inode)
         finally:
-            await self._notify()
-
-    async def _notify(self) -> None:
-        """Wake whoever waits for memory, or for the end of a sending."""
-        with trio.CancelScope(shield=True):
-            async with self._state.dirty_freed:
-                self._state.dirty_freed.notify_all()
+            self._state.dirty_freed.unpark_all()
 
     def _freed(self, freed_bytes: int) -> None:
         self._state.dirty_bytes -= freed_bytes

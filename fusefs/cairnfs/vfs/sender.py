@@ -15,6 +15,7 @@ from cairnfs.vfs.state import State
 from cairnfs.vfs.tasks import run_all
 
 GONE_RETRIES = 3
+KEPT_MAX_BYTES = 4 * limits.KIB  # a chunk stored just now stays in memory, if it is not larger
 # Refusals of a commit: its chunks were collected as garbage; a block has too many slices.
 _MENDED = (common.ERROR_CODE_CHUNK_GONE, common.ERROR_CODE_OVERLOADED)
 
@@ -88,6 +89,7 @@ class Sender:
         for (inode, _), content in zip(taken, contents, strict=True):
             mine = stored[start : start + len(content.chunks)]
             start += len(content.chunks)
+            self._keep_small(content, mine)
             if inode.lease == WRITE_LEASE:
                 entries = self._journal_commits(inode, content, mine)
                 journaled.append(_Journaled(inode, content, mine, entries))
@@ -96,6 +98,12 @@ class Sender:
         await self._settle(journaled, errors)
         await run_all(others)
         return errors
+
+    def _keep_small(self, content: Content, stored: list[pb.StoredChunk]) -> None:
+        """Small chunks are merged soon; fetching them for that would cost more than keeping them."""
+        for data, chunk in zip(content.chunks, stored, strict=True):
+            if len(data) <= KEPT_MAX_BYTES:
+                self._state.chunk_cache.put((chunk.chunk_id, 0, len(data)), data)
 
     def _journal_commits(self, inode: Inode, content: Content, stored: list[pb.StoredChunk]) -> list[Entry]:
         entries = []

@@ -64,7 +64,9 @@ class State:
     low_space: bool = False
     root_ino: int = limits.ROOT_INO
     dirty_bytes: int = 0
-    dirty_freed: trio.Condition = field(default_factory=trio.Condition)
+    dirty_freed: trio.lowlevel.ParkingLot = field(  # whoever waits for memory, or for the end of a sending
+        default_factory=trio.lowlevel.ParkingLot
+    )
     chunk_cache: ChunkCache = field(init=False)
     journal: Journaling = field(init=False)
     answers: Answers = field(default_factory=NoAnswers)

@@ -9,6 +9,10 @@ from cairnfs.base.errors import CairnError
 
 async def run_all(functions: Iterable[Callable[[], Awaitable[None]]]) -> None:
     """Run all to their end; then raise the first CairnError, if any. Other exceptions cancel the rest."""
+    works = list(functions)
+    if len(works) == 1:
+        await works[0]()
+        return
     errors: list[CairnError] = []
 
     async def guarded(function: Callable[[], Awaitable[None]]) -> None:
@@ -18,7 +22,7 @@ async def run_all(functions: Iterable[Callable[[], Awaitable[None]]]) -> None:
             errors.append(error)
 
     async with trio.open_nursery() as nursery:
-        for function in functions:
+        for function in works:
             nursery.start_soon(guarded, function)
     if errors:
         raise errors[0]
