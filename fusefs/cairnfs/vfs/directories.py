@@ -72,7 +72,7 @@ class DirectoryOps(Part):
                 continue
             if state.entries_leased(directory.inode) and directory.inode.entries.get(name, ino) != ino:
                 continue  # removed or replaced since it was listed
-            listed.append(Listed(name, state.node(inode, directory.inode), index + 1))
+            listed.append(Listed(name, state.node(inode, directory.inode, name), index + 1))
         if not listed and offset < len(directory.listing):
             return await self.readdir(handle, len(directory.listing), limit)
         return listed

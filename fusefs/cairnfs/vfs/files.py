@@ -37,7 +37,7 @@ class FileOps(LockOps, Part):
             made = self.local.mknod(directory, name, mode, 0, caller)
             if made is not None:
                 made.lookups += 1
-                return self._new_file(made, flags, shared=False), state.node(made, directory)
+                return self._new_file(made, flags, shared=False), state.node(made, directory, name)
             reply = await self._create_remote(parent, name, mode, flags, caller)
         finally:
             directory.mutations -= 1
@@ -47,7 +47,7 @@ class FileOps(LockOps, Part):
             opened = self._new_file(inode, flags, shared=False)
         else:
             opened = await self.open(inode.ino, flags & ~(os.O_CREAT | os.O_EXCL), caller)
-        return opened, state.node(inode, directory)
+        return opened, state.node(inode, directory, name)
 
     async def _create_remote(
         self, parent: int, name: bytes, mode: int, flags: int, caller: pb.Caller

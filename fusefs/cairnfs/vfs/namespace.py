@@ -36,7 +36,7 @@ class NamespaceOps(Part):
                 return self._absent(directory, name)
             inode = state.inodes.find(ino) if ino else None
             if inode is not None and state.leased(inode):
-                return self._referenced(inode, directory)
+                return self._referenced(inode, directory, name)
         self.prefetcher.missed(directory, name)
         try:
             reply: pb.EntryReply = await state.session.call(pb.Lookup(parent=parent, name=name), caller)
@@ -45,7 +45,7 @@ class NamespaceOps(Part):
                 raise
             known = state.entries_leased(directory) and directory.entries.get(name, 0) is None
             return Node(None, KERNEL_TIMEOUT_S if known else 0.0, 0.0)
-        return self._referenced(state.inodes.get(reply.attr.ino), directory)
+        return self._referenced(state.inodes.get(reply.attr.ino), directory, name)
 
     def _absent(self, directory: Inode, name: bytes) -> Node:
         """A negative answer. What the kernel keeps must be known here, so that a recall can take it back."""
@@ -54,9 +54,9 @@ class NamespaceOps(Part):
         directory.set_entry(name, None)
         return Node(None, KERNEL_TIMEOUT_S, 0.0)
 
-    def _referenced(self, inode: Inode, parent: Inode) -> Node:
+    def _referenced(self, inode: Inode, parent: Inode, name: bytes) -> Node:
         inode.lookups += 1
-        return self.state.node(inode, parent)
+        return self.state.node(inode, parent, name)
 
     def forget(self, counts: Sequence[tuple[int, int]]) -> None:
         """The kernel gave up references: (ino, count) pairs."""
@@ -71,7 +71,7 @@ class NamespaceOps(Part):
             await self.upgrades.before_change(directory)
             inode = self.local.mknod(directory, name, mode, rdev, caller)
             if inode is not None:
-                return self._referenced(inode, directory)
+                return self._referenced(inode, directory, name)
             op = pb.MkNod(parent=parent, name=name, mode=mode, rdev=rdev, exclusive=True)
             return await self._make(directory, op, caller)
 
@@ -82,7 +82,7 @@ class NamespaceOps(Part):
             await self.upgrades.before_change(directory)
             inode = self.local.mkdir(directory, name, mode, caller)
             if inode is not None:
-                return self._referenced(inode, directory)
+                return self._referenced(inode, directory, name)
             node = await self._make(directory, pb.MkDir(parent=parent, name=name, mode=mode), caller)
         if node.attr is not None and node.attr_timeout_s:
             self.state.inodes.get(node.attr.ino).complete = True  # new, leased, and empty
@@ -95,7 +95,7 @@ class NamespaceOps(Part):
             await self.upgrades.before_change(directory)
             inode = self.local.symlink(directory, name, target, caller)
             if inode is not None:
-                return self._referenced(inode, directory)
+                return self._referenced(inode, directory, name)
             return await self._make(directory, pb.Symlink(parent=parent, name=name, target=target), caller)
 
     async def link(self, ino: int, new_parent: int, new_name: bytes, caller: pb.Caller) -> Node:
@@ -104,12 +104,12 @@ class NamespaceOps(Part):
         async with self._mutating(directory):
             await self.upgrades.before_change(directory, inode)
             if self.local.link(inode, directory, new_name, caller):
-                return self._referenced(inode, directory)
+                return self._referenced(inode, directory, new_name)
             return await self._make(directory, pb.Link(ino=ino, parent=new_parent, name=new_name), caller)
 
     async def _make(self, directory: Inode, op: Any, caller: pb.Caller) -> Node:
         reply: pb.EntryReply = await self.state.session.call(op, caller)
-        return self._referenced(self.state.inodes.get(reply.attr.ino), directory)
+        return self._referenced(self.state.inodes.get(reply.attr.ino), directory, op.name)
 
     @asynccontextmanager
     async def _mutating(self, *directories: Inode) -> AsyncIterator[None]:

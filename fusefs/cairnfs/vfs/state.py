@@ -99,9 +99,16 @@ class State:
         """Whether writes of `inode` may stay in memory for a while."""
         return self.trusted and inode.lease == WRITE_LEASE and inode.attr_valid
 
-    def node(self, inode: Inode, parent: Inode | None = None) -> Node:
-        """The answer for a known inode, cacheable as far as leases go; counts nothing."""
-        entry_s = KERNEL_TIMEOUT_S if parent is not None and self.entries_leased(parent) else 0.0
+    def node(self, inode: Inode, parent: Inode | None = None, name: bytes = b"") -> Node:
+        """The answer for a known inode, as entry `name` of `parent`; cacheable as far as leases go.
+
+        A lease on the directory is not enough: the answer may be older than a change that is being made,
+        whose recall has taken only this name.
+        """
+        known = (
+            parent is not None and self.entries_leased(parent) and parent.entries.get(name, 0) == inode.ino
+        )
+        entry_s = KERNEL_TIMEOUT_S if known else 0.0
         attr_s = KERNEL_TIMEOUT_S if self.leased(inode) else 0.0
         return Node(self.attributes(inode), entry_s, attr_s)
 
