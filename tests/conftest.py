@@ -14,6 +14,7 @@ import structlog
 
 if TYPE_CHECKING:
     from tests.cluster.harness import Cluster
+    from tests.postgres import PostgresServer
 
 SESSION_VARIABLE = "CAIRNFS_TEST_SESSION"
 GRACE_S = 5.0
@@ -76,6 +77,16 @@ def announced_warnings(request: pytest.FixtureRequest) -> Iterator[list[str]]:
     ]
     if unannounced:
         pytest.fail("unannounced in the logs:\n" + "\n".join(unannounced), pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator["PostgresServer"]:
+    """A server that is not slowed down by keeping anything through a power cut."""
+    from tests.postgres import PostgresServer
+
+    server = PostgresServer(fsync=False)
+    yield server
+    server.close()
 
 
 @pytest.fixture

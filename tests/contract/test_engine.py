@@ -14,17 +14,10 @@ from cairnfs.base.limits import (
     VALUE_MAX_BYTES,
 )
 from cairnfs.engine.interface import Engine, EngineError, Operation, Outcome, ReadTransaction, Transaction
-from cairnfs.engine.open import ENGINES, open_engine
+from cairnfs.engine.open import open_engine
 
 Pairs = list[tuple[bytes, bytes]]
 FIRST, LAST = b"", b"\xff" * 300
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
-    opened = open_engine(request.param, tmp_path / "engine")
-    yield opened
-    opened.close()
 
 
 def run(engine: Engine, *bodies: Callable[[Transaction], Any]) -> list[Outcome]:
@@ -477,8 +470,12 @@ def test_a_closed_engine_refuses_and_closing_again_is_fine(engine: Engine) -> No
         engine.read(everything)
     with pytest.raises(EngineError, match="closed"):
         run(engine, lambda transaction: transaction.put(b"a", b"2"))
+    with pytest.raises(EngineError, match="closed"), engine.snapshot():
+        pass
+    with pytest.raises(EngineError, match="closed"):
+        engine.acquire_leadership("test", 1.0)
 
 
 def test_an_unknown_engine_is_named_with_the_choices(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="'oracle' is not one of sqlite, memory"):
+    with pytest.raises(ValueError, match="'oracle' is not one of sqlite, memory, postgresql"):
         open_engine("oracle", tmp_path)

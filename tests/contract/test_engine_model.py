@@ -7,10 +7,11 @@ from typing import Any, Protocol
 
 import hypothesis.strategies as st
 from hypothesis import settings
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from cairnfs.engine.interface import Engine, Operation, Outcome, ReadTransaction, Transaction
 from cairnfs.engine.open import open_engine
+from tests.postgres import PostgresServer
 
 Pairs = list[tuple[bytes, bytes]]
 
@@ -84,16 +85,19 @@ def run_script(script: list[tuple[Any, ...]], store: Changeable, scan: Callable[
 class EngineMachine(RuleBasedStateMachine):
     """One engine beside the model."""
 
-    kind = ""
+    make_address: Callable[[], str]  # what the settings call an engine that is empty
 
     def __init__(self) -> None:
         super().__init__()
         self.model = Model({})
+        self.address = self.make_address()
         self.directory = tempfile.TemporaryDirectory()
         self.engine: Engine = self.open()
 
     def open(self) -> Engine:
-        return open_engine(self.kind, Path(self.directory.name))
+        engine = open_engine(self.address, Path(self.directory.name))
+        engine.acquire_leadership("test", 60.0)
+        return engine
 
     def teardown(self) -> None:
         self.engine.close()
@@ -156,10 +160,8 @@ class EngineMachine(RuleBasedStateMachine):
         )
 
 
-class SqliteMachine(EngineMachine):
-    """The SQLite engine, closed and opened again now and then."""
-
-    kind = "sqlite"
+class ReopenedMachine(EngineMachine):
+    """An engine that is closed and opened again now and then."""
 
     @rule()
     def reopen(self) -> None:
@@ -168,14 +170,22 @@ class SqliteMachine(EngineMachine):
         self.engine = self.open()
 
 
-class MemoryMachine(EngineMachine):
-    """The memory engine."""
-
-    kind = "memory"
+def on(machine: type[EngineMachine], make_address: Callable[[], str]) -> type[EngineMachine]:
+    """The machine with engines of such addresses."""
+    return type(machine.__name__, (machine,), {"make_address": staticmethod(make_address)})
 
 
 effort = settings(max_examples=40, stateful_step_count=15, deadline=None)
-TestSqliteEngine = SqliteMachine.TestCase
-TestSqliteEngine.settings = effort
-TestMemoryEngine = MemoryMachine.TestCase
-TestMemoryEngine.settings = effort
+
+
+def test_the_sqlite_engine_does_what_the_model_does() -> None:
+    run_state_machine_as_test(on(ReopenedMachine, lambda: "sqlite"), settings=effort)
+
+
+def test_the_memory_engine_does_what_the_model_does() -> None:
+    run_state_machine_as_test(on(EngineMachine, lambda: "memory"), settings=effort)
+
+
+def test_the_postgresql_engine_does_what_the_model_does(postgres: PostgresServer) -> None:
+    effort_there = settings(effort, max_examples=15)
+    run_state_machine_as_test(on(ReopenedMachine, postgres.url), settings=effort_there)

@@ -1,21 +1,11 @@
 """Transactions within transactions: a part of an operation that is made as a whole or not at all."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cairnfs.base.limits import TRANSACTION_MAX_BYTES, TRANSACTION_MAX_KEYS, VALUE_MAX_BYTES
 from cairnfs.engine.interface import Engine, NestedTransaction, Operation, Transaction
-from cairnfs.engine.open import ENGINES, open_engine
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
-    opened = open_engine(request.param, tmp_path)
-    yield opened
-    opened.close()
 
 
 def commit(engine: Engine, body: Any) -> Any:

@@ -37,6 +37,7 @@ CONFINED: Mapping[str, frozenset[str]] = {
     "asyncio": frozenset({"coordinator", "datanode", "serving", "rpc"}),
     "uvloop": frozenset({"coordinator", "datanode"}),
     "apsw": frozenset({"engine"}),
+    "psycopg": frozenset({"engine"}),
     "hpack": frozenset({"http2"}),
     "typer": frozenset({"cli"}),
 }

@@ -24,7 +24,7 @@ CONFIG = typer.Option(
 )
 JSON = typer.Option(False, "--json", help="print one JSON object")
 _PROVIDED = ("settings", "explicit", "config_file")
-_FORMS = {"address": "HOST:PORT", "addresses": "HOST:PORT,…"}
+_FORMS = {"address": "HOST:PORT", "addresses": "HOST:PORT,…", "engine": "ENGINE"}
 _TYPES: dict[type, str] = {Path: "PATH", int: "N", float: "SECONDS"}
 
 

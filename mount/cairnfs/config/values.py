@@ -13,6 +13,7 @@ _FALSE = frozenset({"0", "false", "no", "off"})
 _UNITS = {"": 1, "B": 1, "KIB": limits.KIB, "MIB": limits.MIB, "GIB": limits.GIB, "TIB": 1024 * limits.GIB}
 _SIZE = re.compile(r"([0-9]+)\s*([A-Za-z]*)")
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
+_ENGINE = re.compile(r"sqlite|memory|postgres(ql)?://.+")
 _KINDS = {str: "text", Path: "a path", int: "a whole number", float: "a number", bool: "true or false"}
 
 
@@ -70,6 +71,8 @@ def check(key: Key, value: Any, origin: str) -> Any:
             _check_address(part.strip(), origin)
     elif key.form == "address":
         _check_address(value, origin)
+    elif key.form == "engine" and not _ENGINE.fullmatch(value):
+        raise ConfigError(f"{origin} must be sqlite, memory or postgresql://…, not {value!r}")
     return value
 
 

@@ -38,6 +38,14 @@ GROUP_COMMIT_MAX_OPERATIONS: Final = 512
 SCAN_PAGE_KEYS: Final = 256  # fetched at once by a scan
 ENGINE_CACHE_MAX_BYTES: Final = 64 * MIB  # pages that each connection of an embedded engine keeps
 WAL_CHECKPOINT_PAGES: Final = 4_096  # a longer log is written back into the database
+ENGINE_SILENCE_S: Final = 10.0  # a database server that answers nothing for so long is given up
+ENGINE_READ_S: Final = 3.0  # for a look-up, which holds up everything else; connecting again included
+ENGINE_COMMIT_S: Final = 30.0  # for a commit, connecting again and finding out its fate included
+ENGINE_RETRY_MIN_S: Final = 0.05  # pause before connecting again, doubled up to the next
+ENGINE_RETRY_MAX_S: Final = 1.0
+ENGINE_STATEMENT_MAX_BYTES: Final = 16 * MIB  # of keys and values in one statement
+LEADERSHIP_RENEWALS: Final = 4  # per term of leadership
+LEADERSHIP_PERCENT: Final = 95  # of a term, as its holder counts it: clocks run at different rates
 ID_RANGE: Final = 4_096
 EXTENT_BLOCKS_PER_STEP: Final = 400  # truncation, removal and copying go in such steps
 STEP_KEYS_MAX: Final = 900  # keys one step writes; the conductor adds a few of its own
@@ -256,6 +264,9 @@ assert EXTENTS_REPLY_SLICES_MAX * 128 + SLICES_MAX * 128 < GRPC_MESSAGE_MAX_BYTE
 assert SESSION_HEARTBEAT_S * 3 < CLIENT_DOUBT_S < LEASE_S
 assert NODE_HEARTBEAT_S * 2 < NODE_SUSPECT_S < NODE_DEAD_S
 assert LEASE_S < RPC_DEADLINE_S < GARBAGE_GRACE_S
+assert ENGINE_READ_S < SESSION_SILENCE_S  # clients wait while a look-up does
+assert ENGINE_SILENCE_S < ENGINE_COMMIT_S
+assert LEADERSHIP_RENEWALS * LEADERSHIP_PERCENT > 200  # one that fails leaves time for another
 assert PLAN_REUSE_S < NODE_SUSPECT_S  # a node that has gone is met by failover, as with a fresh plan
 assert LEASE_S < RECALL_MAX_S <= RPC_DEADLINE_S
 assert REPLIES_PURGED_AT_ONCE + 1 < TRANSACTION_MAX_KEYS

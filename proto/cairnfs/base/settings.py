@@ -3,7 +3,7 @@
 Each field is a key of the TOML configuration file (in the table named by `section`), a flag
 (`--heartbeat-s`) and an environment variable (`CAIRNFS_DATANODE_HEARTBEAT_S`); `cairnfs.config`
 derives all three from these classes. Metadata key `help` is the text shown to people; `choices`,
-`minimum` and `maximum` bound the value, `form` names its syntax (address or addresses);
+`minimum` and `maximum` bound the value, `form` names its syntax (address addresses or engine);
 `flag_only` keeps a setting out of files and environment.
 """
 
@@ -47,7 +47,10 @@ class CoordinatorSettings(CommonSettings):
     insecure: bool = _setting(False, "allow an address beyond loopback without TLS")
     replicas: int = _setting(2, "copies of every chunk", minimum=1, maximum=16)
     selector: str = _setting("capacity", "placement plug-in", choices=("capacity", "first-healthy"))
-    engine: str = _setting("sqlite", "metadata engine", choices=("sqlite", "memory"))
+    engine: str = _setting(
+        "sqlite", "metadata engine: sqlite, memory or postgresql://USER@HOST/DATABASE", form="engine"
+    )
+    engine_password_file: str = _setting("", "file with the password for the URL of the engine")
     lease_s: float = _setting(
         limits.LEASE_S, "lease time of client sessions, seconds", minimum=0.1, maximum=600.0
     )

@@ -2,7 +2,9 @@
 
 import asyncio
 import ipaddress
+import math
 import os
+import time
 from collections.abc import AsyncIterator
 from random import Random
 from typing import Any, Final
@@ -12,6 +14,7 @@ from cairnfs.base.ids import new_id
 from cairnfs.base.settings import CoordinatorSettings
 from cairnfs.coordinator.conductor import Conductor, Config
 from cairnfs.coordinator.driver import Driver
+from cairnfs.coordinator.leading import keep_leading
 from cairnfs.coordinator.membership import nodes_table
 from cairnfs.coordinator.membership.manager import NodeManager
 from cairnfs.coordinator.membership.operations import membership_operations
@@ -34,7 +37,7 @@ from cairnfs.rpc.v1 import metadata_pb2 as pb
 
 
 class Coordinator:
-    """Made on a running event loop over an open engine, which stays the caller's."""
+    """Made on a running event loop over an open engine that it leads, and that stays the caller's."""
 
     def __init__(self, settings: CoordinatorSettings, engine: Engine, clock: Clock | None = None) -> None:
         """Raises ValueError or CairnError when the settings or the metadata cannot be used."""
@@ -44,6 +47,7 @@ class Coordinator:
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
         self._background: list[asyncio.Task[None]] = []
+        self._engine = engine
         self.failed = False
         self.address = ""
         self._server: Server | None = None
@@ -71,7 +75,9 @@ class Coordinator:
         self.conductor = Conductor(
             self.config, clock, registry, store.read, numbers, self.manager.cluster_map
         )
-        self.driver = Driver(self.conductor, self._committer, self._storage_failed, settings.lease_s)
+        self.driver = Driver(
+            self.conductor, self._committer, self._storage_failed, settings.lease_s, self._is_deposed
+        )
         self._status = reporter(self.config, self.conductor, store, self.manager, self.upkeep, clock)
         self.manager.subscribe(self.driver.node_update)
 
@@ -87,7 +93,10 @@ class Coordinator:
         self.driver.start()
         await self._server.start()
         runner = UpkeepRunner(self.store, self.upkeep, self._clock)
-        for work in (self.driver.run(self.manager.low_space), runner.run()):
+        works = [self.driver.run(self.manager.low_space), runner.run()]
+        if math.isfinite(self._engine.leads_until_s):
+            works.append(keep_leading(self._engine, settings.lease_s))
+        for work in works:
             self._background.append(asyncio.create_task(work))
 
     async def run(self) -> None:
@@ -122,6 +131,9 @@ class Coordinator:
 
     def _deliver(self, batch: list[tuple[Done, Outcome]]) -> None:
         self._loop.call_soon_threadsafe(self.driver.delivered, batch)
+
+    def _is_deposed(self) -> bool:
+        return time.monotonic() >= self._engine.leads_until_s
 
     def _storage_failed(self) -> None:
         self.failed = True

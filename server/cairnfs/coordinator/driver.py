@@ -75,12 +75,21 @@ class Driver:
     """Feeds one conductor and obeys its effects. All methods run on the event loop's thread."""
 
     def __init__(
-        self, conductor: Conductor, committer: Committer, broken: Callable[[], None], lease_s: float
+        self,
+        conductor: Conductor,
+        committer: Committer,
+        broken: Callable[[], None],
+        lease_s: float,
+        deposed: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`broken` is called when storage failed, so that this process must end."""
+        """`broken` is called when storage failed, so that this process must end.
+
+        Once `deposed` is true another coordinator may lead, and this one answers nobody any more.
+        """
         self.conductor: Final = conductor
         self._committer = committer
         self._broken = broken
+        self._deposed = deposed
         self._tick_s = min(_TICK_MAX_S, lease_s / 20)
         self._outboxes: dict[int, Outbox] = {}
         self._last_connection = 0
@@ -139,6 +148,9 @@ class Driver:
     # ------------------------------------------------------------------ effects
 
     def _do(self, effects: Effects) -> None:
+        if self._deposed():
+            self._broken()
+            return
         if not self._stopped:
             for commit in effects.commits:
                 self._committer.submit(commit.operation, commit.token)

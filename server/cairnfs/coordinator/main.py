@@ -5,6 +5,8 @@ import json
 import os
 import signal
 import sys
+import time
+from pathlib import Path
 from typing import Final, cast
 
 import uvloop
@@ -13,11 +15,12 @@ from cairnfs.base.errors import CairnError
 from cairnfs.base.logs import LogFormat, configure_logging, get_logger
 from cairnfs.base.settings import CoordinatorSettings
 from cairnfs.coordinator.assembly import Coordinator, check_listen
-from cairnfs.engine.interface import Engine, EngineError, EngineLocked
-from cairnfs.engine.open import open_engine
+from cairnfs.engine.interface import Engine, EngineError, EngineLocked, EngineUnreachable
+from cairnfs.engine.open import open_engine, owner_in
 
 _log = get_logger(__name__)
 FAILED: Final = 1
+_STAND_BY_S: Final = 0.5  # between looks at whether the leader still lives
 
 
 def run(settings: CoordinatorSettings) -> int:
@@ -29,17 +32,37 @@ def run(settings: CoordinatorSettings) -> int:
     try:
         configure_logging("coordinator", settings.log_level, cast("LogFormat", settings.log_format))
         check_listen(settings)
-        engine = open_engine(settings.engine, settings.data)
+        password_file = Path(settings.engine_password_file) if settings.engine_password_file else None
+        engine = open_engine(settings.engine, settings.data, password_file)
     except EngineLocked:
         return _refuse(f"another coordinator uses {settings.data}")
     except (EngineError, CairnError, OSError, ValueError) as error:
         return _refuse(error)
     try:
+        _lead(engine, settings)
         return uvloop.run(_serve(settings, engine))
     except (EngineError, CairnError, OSError, ValueError) as error:
         return _refuse(error)
     finally:
         engine.close()
+
+
+def _lead(engine: Engine, settings: CoordinatorSettings) -> None:
+    """Wait until this coordinator is the one that serves."""
+    owner = owner_in(settings.data)
+    standing_by = False
+    while True:
+        try:
+            epoch = engine.acquire_leadership(owner, settings.lease_s)
+        except (EngineLocked, EngineUnreachable) as error:
+            if not standing_by:
+                _log.info("standing_by", reason=str(error))
+            standing_by = True
+            time.sleep(min(_STAND_BY_S, settings.lease_s / 10))
+        else:
+            if standing_by:
+                _log.info("leading", epoch=epoch)
+            return
 
 
 def _refuse(reason: object) -> int:

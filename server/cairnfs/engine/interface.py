@@ -6,6 +6,7 @@ share one durable commit (group commit), each still atomic by itself.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -14,6 +15,10 @@ T = TypeVar("T")
 
 class EngineError(Exception):
     """The engine could not do its work (disk full, lost connection); nothing was committed."""
+
+
+class EngineUnreachable(EngineError):
+    """The server behind the engine does not answer, which may pass; nothing was committed."""
 
 
 class EngineLocked(EngineError):
@@ -25,6 +30,10 @@ class EngineBroken(EngineError):
 
     Until then every commit raises this. A process that gets it should end and start again.
     """
+
+
+class EngineDeposed(EngineBroken):
+    """Another coordinator leads: nothing of this one is committed any more, whatever it believes."""
 
 
 class ReadTransaction(Protocol):
@@ -98,7 +107,27 @@ class Outcome:
 
 
 class Engine(Protocol):
-    """An ordered, durable key-value store. `read` and `commit` may run in different threads."""
+    """An ordered, durable key-value store. `read` and `commit` may run in different threads.
+
+    Only the leader commits. An engine that one process at a time can open is led by whoever opened it.
+    """
+
+    def acquire_leadership(self, owner: str, term_s: float) -> int:
+        """Become the leader for `term_s` seconds; returns the epoch, greater than that of any other leader.
+
+        Whoever leads under the same `owner` is deposed at once: it must be known to be dead. Raises
+        EngineLocked while another owner leads, and EngineError.
+        """
+        ...
+
+    def renew_leadership(self) -> None:
+        """Lead for another term from now; from any thread. Raises EngineDeposed, and EngineError."""
+        ...
+
+    @property
+    def leads_until_s(self) -> float:
+        """When the term ends, as time.monotonic() tells it: nobody else leads before that."""
+        ...
 
     def read(self, body: Callable[[ReadTransaction], T]) -> T:
         """Run `body` on a snapshot of the last commit; called from one thread only, never blocks long."""
@@ -109,8 +138,12 @@ class Engine(Protocol):
 
         An operation that raises leaves no change and does not disturb the others. When this returns,
         everything is on stable storage. Raises EngineError when nothing was committed (EngineBroken when
-        that is not known), also when a body raises it.
+        that is not known, EngineDeposed when another leads), also when a body raises it.
         """
+        ...
+
+    def snapshot(self) -> AbstractContextManager[ReadTransaction]:
+        """The last commit, to be read for as long as it takes, in any one thread, beside everything else."""
         ...
 
     def close(self) -> None:

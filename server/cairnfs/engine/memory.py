@@ -1,7 +1,9 @@
 """The engine that keeps everything in memory: for tests, for the model, and for trying things out."""
 
+import contextlib
+import math
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import islice
 
 from sortedcontainers import SortedDict
@@ -15,29 +17,46 @@ class MemoryEngine:
 
     def __init__(self) -> None:
         self._live = _Live()
-        self._lock = threading.Lock()  # held while `_live` changes, and while another thread reads it
-        self._snapshot: _Snapshot | None = None
+        self._lock = threading.Lock()  # held while `_live` or `_snapshots` change, or are read
+        self._snapshots: list[_Snapshot] = []
         self._closed = False
+
+    leads_until_s = math.inf  # nobody else can
+
+    def acquire_leadership(self, owner: str, term_s: float) -> int:
+        """Nobody else can lead."""
+        self._check_open()
+        return 1
+
+    def renew_leadership(self) -> None:
+        """The term does not end."""
+        self._check_open()
 
     def read(self, body: Callable[[ReadTransaction], T]) -> T:
         """Run `body` on a snapshot of the last commit; called from one thread only, never blocks long."""
+        with self.snapshot() as view:
+            return body(view)
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Generator[ReadTransaction]:
+        """The last commit, to be read for as long as it takes, in any one thread, beside everything else."""
         self._check_open()
         snapshot = _Snapshot(self._live, self._lock)
         with self._lock:
-            self._snapshot = snapshot
+            self._snapshots.append(snapshot)
         try:
-            return body(snapshot)
+            yield snapshot
         finally:
             with self._lock:
-                self._snapshot = None
+                self._snapshots.remove(snapshot)
 
     def commit(self, operations: Sequence[Operation]) -> list[Outcome]:
         """Run `operations` in order; their changes appear together."""
         self._check_open()
         outcomes, changes = run_operations(self._live, operations)
         with self._lock:
-            if self._snapshot is not None:
-                self._snapshot.preserve(changes)
+            for snapshot in self._snapshots:
+                snapshot.preserve(changes)
             self._live.apply(changes)
         return outcomes
 

@@ -7,6 +7,7 @@ Why it is set up as it is: docs/decisions/0001-sqlite-through-apsw.md.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
 import contextlib
+import math
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -53,6 +54,7 @@ class SqliteEngine:
         self, path: Path, *, vfs: str | None = None, checkpoint_pages: int = WAL_CHECKPOINT_PAGES
     ) -> None:
         self._path = path
+        self._vfs = vfs
         self._checkpoint_pages = checkpoint_pages
         self._lock = FileLock(path.with_name(path.name + ".lock"))
         with contextlib.ExitStack() as undo:
@@ -76,6 +78,17 @@ class SqliteEngine:
         self._checkpoint_failed = False
         self._broken = ""  # why, once it is
         self._closed = False
+
+    leads_until_s = math.inf  # the lock file admits nobody else
+
+    def acquire_leadership(self, owner: str, term_s: float) -> int:
+        """Who has the lock file leads."""
+        self._check_usable()
+        return 1
+
+    def renew_leadership(self) -> None:
+        """The term does not end."""
+        self._check_usable()
 
     def read(self, body: Callable[[ReadTransaction], T]) -> T:
         """Run `body` on a snapshot of the last commit; called from one thread only, never blocks long."""
@@ -110,6 +123,24 @@ class SqliteEngine:
             self._commits += 1
             self._checkpoint_when_due()
         return outcomes
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Generator[ReadTransaction]:
+        """The last commit, to be read for as long as it takes, in any one thread, beside everything else.
+
+        Until it is left, the log grows with every commit.
+        """
+        if self._closed:
+            raise EngineError(f"{self._path} is closed")
+        with contextlib.ExitStack() as undo:
+            with self._reporting():
+                connection = self._connect(self._vfs)
+                undo.callback(connection.close)
+                _configure(connection)
+                connection.execute("BEGIN")
+            view = _View(connection, self._path)
+            view.get(b"")  # the transaction has its snapshot from its first look
+            yield view
 
     def close(self) -> None:
         """Write the log back into the file and give up the lock; idempotent. Raises EngineError."""

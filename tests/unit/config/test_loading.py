@@ -64,7 +64,10 @@ def test_sizes_take_units(file: Path, word: str, size_bytes: int) -> None:
         ("[coordinator]\nreplicas = true\n", "replicas in [coordinator] must be a whole number, not True"),
         ("[coordinator]\nreplicas = 0\n", "replicas in [coordinator] must be between 1 and 16, not 0"),
         ("[coordinator]\nlease_s = nan\n", "lease_s in [coordinator] must be between 0.1 and 600.0, not nan"),
-        ('[coordinator]\nengine = "x"\n', "engine in [coordinator] must be one of sqlite, memory, not 'x'"),
+        (
+            '[coordinator]\nengine = "x"\n',
+            "engine in [coordinator] must be sqlite, memory or postgresql://…, not 'x'",
+        ),
         ("[datanode]\nreserve_bytes = -1\n", "reserve_bytes in [datanode] must be at least 0, not -1"),
         ('[datanode]\nlisten = "host"\n', "listen in [datanode] must be HOST:PORT, not 'host'"),
         ('[datanode]\nlisten = "host:99999"\n', "listen in [datanode] must be HOST:PORT, not 'host:99999'"),

@@ -3,31 +3,28 @@
 import asyncio
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 
 from cairnfs.base.limits import GROUP_COMMIT_MAX_OPERATIONS
 from cairnfs.engine.committer import Committer, Done
-from cairnfs.engine.interface import EngineError, Operation, Outcome, ReadTransaction, T, Transaction
+from cairnfs.engine.interface import EngineError, Operation, Outcome, Transaction
 from cairnfs.engine.memory import MemoryEngine
 
 Delivery = list[tuple[Done, Outcome]]
 
 
-class GatedEngine:
+class GatedEngine(MemoryEngine):
     """A memory engine whose commits wait for `gate`, remembers their sizes, and fails once when told."""
 
     def __init__(self) -> None:
-        self.inner = MemoryEngine()
+        super().__init__()
         self.gate = threading.Semaphore(0)
         self.entered = threading.Semaphore(0)
         self.sizes: list[int] = []
         self.failure: Exception | None = None
-
-    def read(self, body: Callable[[ReadTransaction], T]) -> T:
-        return self.inner.read(body)
 
     def commit(self, operations: Sequence[Operation]) -> list[Outcome]:
         self.sizes.append(len(operations))
@@ -36,10 +33,7 @@ class GatedEngine:
         failure, self.failure = self.failure, None
         if failure is not None:
             raise failure
-        return self.inner.commit(operations)
-
-    def close(self) -> None:
-        self.inner.close()
+        return super().commit(operations)
 
 
 class Recorder:
