@@ -70,13 +70,19 @@ class ChunkFiles:
         self._numbers = itertools.count()
 
     def prepare(self) -> None:
-        """Make the directories and remove what a crash left behind."""
+        """Make the directories and remove what a crash left behind.
+
+        A chunk that is found counts as stored, so its name is made durable first: an earlier process may have
+        been killed before it was.
+        """
         self._temp.mkdir(parents=True, exist_ok=True)
         for leftover in self._temp.iterdir():
             leftover.unlink()
         self._chunks.mkdir(exist_ok=True)
         for byte in range(256):
-            (self._chunks / f"{byte:02x}").mkdir(exist_ok=True)
+            fan_out = self._chunks / f"{byte:02x}"
+            fan_out.mkdir(exist_ok=True)
+            sync_directory(fan_out)
         sync_directory(self._chunks)
         sync_directory(self._chunks.parent)
 

@@ -27,6 +27,14 @@ class PackPlace:
     length: int
 
 
+def _is_whole(chunk_id: bytes, place: PackPlace) -> bool:
+    try:
+        place.pack.read(chunk_id, place.position, place.length, 0, place.length)
+    except CairnError:
+        return False
+    return True
+
+
 class PackedChunks:
     """All packs of one store."""
 
@@ -42,20 +50,40 @@ class PackedChunks:
         return sum(pack.end for pack in list(self._packs.values()))
 
     def recover(self) -> dict[bytes, PackPlace]:
-        """Find every chunk; cut a torn end and drop torn records of the newest pack."""
+        """Find every chunk; cut a torn end and drop torn records of the newest pack.
+
+        What is found counts as stored, so it is made durable first: an earlier process may have been killed
+        before it was.
+        """
         found: dict[bytes, PackPlace] = {}
         packs = self._directory.prepare()
         for pack in packs:
             self._packs[pack.number] = pack
             pack.sealed = pack is not packs[-1]
             for record in pack.scan() if pack.sealed else self._recover_newest(pack):
-                if record.live and record.chunk_id not in found:
-                    pack.live_bytes += record_bytes(record.length)
-                    found[record.chunk_id] = PackPlace(pack, record.position, record.length)
-                elif record.live:  # a crash came between the two halves of a compaction
-                    pack.mark_dead(record.position)
+                if record.live:
+                    place = PackPlace(pack, record.position, record.length)
+                    self._take(found, record.chunk_id, place)
+        for place in found.values():
+            self.adopt(place)
+        if packs:
+            packs[-1].sync()
         self._active = packs[-1] if packs else None
         return found
+
+    @staticmethod
+    def _take(found: dict[bytes, PackPlace], chunk_id: bytes, place: PackPlace) -> None:
+        """Of two records of a chunk the later one counts: the mark of the earlier one was lost in a crash.
+
+        It was deleted, or copied by a compaction, or found damaged and stored again. Only a damaged one does
+        not count, as an append that failed may have left it.
+        """
+        before = found.get(chunk_id)
+        if before is not None and not _is_whole(chunk_id, place):
+            before, place = place, before
+        if before is not None:
+            before.pack.mark_dead(before.position)
+        found[chunk_id] = place
 
     def _recover_newest(self, pack: Pack) -> list[Record]:
         """Only here may a record be torn: older packs were synced before the next one began."""

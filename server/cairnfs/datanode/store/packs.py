@@ -121,6 +121,11 @@ class Pack:
             self.sealed = True
             raise
 
+    def sync(self) -> None:
+        """Make everything in it durable. Raises CairnError IO."""
+        with disk_errors("sync a pack"):
+            self._sync()
+
     def truncate(self, end: int) -> None:
         """Cut everything from `end` on."""
         with disk_errors("cut a pack"):
@@ -238,8 +243,9 @@ class PackDirectory:
         self._next = 1
 
     def prepare(self) -> list[Pack]:
-        """Make the directory and open every pack in it, oldest first."""
+        """Make the directory and open every pack in it, oldest first; their names are durable then."""
         self._directory.mkdir(parents=True, exist_ok=True)
+        sync_directory(self._directory)
         sync_directory(self._directory.parent)
         packs = [Pack(path, int(path.stem)) for path in self._directory.glob("*.pack")]
         packs.sort(key=lambda pack: pack.number)
