@@ -4,11 +4,14 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from cairnfs.base import limits
+from cairnfs.base.clock import SystemClock
 from cairnfs.base.errors import CairnError
+from cairnfs.datanode.disks.array import DiskArray
 from cairnfs.datanode.store.checksums import BlockChecksums
 from cairnfs.datanode.store.interface import ChunkLocation, ChunkStore, SmallChunk
 from cairnfs.datanode.store.local import LocalChunkStore
@@ -19,9 +22,24 @@ SMALL = 100_000
 LARGE = limits.PACK_CHUNK_MAX_BYTES + 77
 
 
-@pytest.fixture(params=["memory", "local"])
+def over_disks(*roots: Path) -> DiskArray:
+    """A store over several directories."""
+    disks = [(root, root.name, "") for root in roots]
+    for root in roots:
+        root.mkdir(exist_ok=True)
+    return DiskArray(disks, lambda root, log: LocalChunkStore(root, requests=log), SystemClock(), Random(5))
+
+
+@pytest.fixture(params=["memory", "local", "disks"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ChunkStore]:
-    made: ChunkStore = MemoryChunkStore() if request.param == "memory" else LocalChunkStore(tmp_path)
+    made: ChunkStore
+    match request.param:
+        case "memory":
+            made = MemoryChunkStore()
+        case "local":
+            made = LocalChunkStore(tmp_path)
+        case _:
+            made = over_disks(tmp_path / "a", tmp_path / "b", tmp_path / "c")
     yield made
     made.close()
 

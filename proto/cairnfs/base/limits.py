@@ -124,6 +124,18 @@ LOW_SPACE_BYTES: Final = 1 * GIB  # below this, clients wait for their data at c
 COPIES_PER_NODE_MAX: Final = 32  # repair copies that one node sends or receives at a time
 COPIES_PER_NODE_MAX_BYTES: Final = 32 * MIB  # and what they may carry together
 COPIES_MAX: Final = 512  # repair copies running in the cluster
+COPIES_BLOCKED_MAX: Final = 128  # chunks tried in one step although nodes that they need are occupied
+MOVES_MAX: Final = 32  # copies that only improve where replicas are
+MOVES_QUEUE_MAX: Final = 10_000  # the rest is found by the next scan
+REBALANCE_PAUSE_S: Final = 30.0  # between rounds that make nodes equally full
+NODE_JUDGE_S: Final = 5.0  # between looks which nodes are slow
+NODE_JUDGEMENTS: Final = 3  # so many alike in a row count
+NODE_SLOW_FACTOR: Final = 8  # times the median of the other nodes
+NODE_SLOW_MIN_S: Final = 0.1  # a store that takes less is never slow
+NODE_FAULTS_MAX: Final = 64  # chunks lost or damaged within NODE_FAULTS_S: the node is failing
+NODE_FAULTS_S: Final = 3_600.0
+NODE_FAULTS_FACTOR: Final = 4  # and so many times more than at the others
+DISKS_TEXT_MAX_BYTES: Final = 255  # of what a node says about one disk
 REPAIR_QUEUE_MAX: Final = 100_000  # known candidates; the rest is found by the next scan
 TASKS_PER_HEARTBEAT_MAX: Final = 64
 TASKS_QUEUED_MAX: Final = 4_096  # per node
@@ -137,6 +149,8 @@ REPORT_CHUNKS_MAX: Final = 16_000_000  # of one datanode
 TASK_DEADLINE_S: Final = 60.0  # without a result the work is planned anew
 BUSY_HEARTBEAT_S: Final = 0.2  # while tasks wait for a node or run there
 SCAN_PAUSE_MIN_S: Final = 10.0  # between looks at every chunk record for missing replicas
+SCAN_PAUSE_DRAINING_S: Final = 2.0  # the same, while somebody may watch a node being drained
+SCAN_PAUSE_DRAINING_FACTOR: Final = 4
 SCAN_PAUSE_MAX_S: Final = 3_600.0
 SCAN_PAUSE_FACTOR: Final = 50  # pause for so many times as long as the look took
 CHUNK_REPORT_INTERVAL_S: Final = 6 * 3_600.0
@@ -163,6 +177,11 @@ VERIFY_CHUNKS_MAX: Final = 256  # of one task
 COPY_WINDOW_BYTES: Final = 2 * MIB  # of one chunk, read and not yet acknowledged by a target
 MAINTAIN_S: Final = 30.0  # between looks for packs to compact
 SCRUB_PAUSE_S: Final = 60.0  # between two passes over all chunks
+DISKS_MAX: Final = 64  # data directories of one datanode
+DISK_PROBE_S: Final = 10.0  # between looks whether a disk can be written
+DISK_PROBE_PAUSE_S: Final = 1.0  # at least, between looks after errors
+DISK_ERRORS_MAX: Final = 16  # input/output errors within DISK_ERRORS_S: the disk takes no more chunks
+DISK_ERRORS_S: Final = 60.0
 LOCAL_CONNECTIONS_MAX: Final = 256  # to the side socket, of clients and peers of this host
 SHARED_BUFFER_BYTES: Final = STORE_WINDOW_BYTES  # memory for frames on their way to a datanode of this host
 SHARED_UNIT_BYTES: Final = 64 * KIB  # a frame takes as many as it needs; a smaller one travels as it is
@@ -294,7 +313,8 @@ assert BUSY_HEARTBEAT_S < NODE_HEARTBEAT_S < TASK_DEADLINE_S < GARBAGE_GRACE_S
 assert COPIES_PER_NODE_MAX < TASKS_PER_HEARTBEAT_MAX
 assert COPIES_PER_NODE_MAX_BYTES >= CHUNK_MAX_BYTES
 assert REPLICA_CHANGES_PER_COMMIT * 2 < TRANSACTION_MAX_KEYS
-assert SCAN_PAUSE_MIN_S < SCAN_PAUSE_MAX_S < CHUNK_REPORT_INTERVAL_S
+assert MOVES_MAX < COPIES_MAX
+assert SCAN_PAUSE_DRAINING_S < SCAN_PAUSE_MIN_S < SCAN_PAUSE_MAX_S < CHUNK_REPORT_INTERVAL_S
 assert max(STORE_WINDOW_BYTES, REPLICATION_WINDOW_BYTES) <= SHARED_BUFFER_BYTES
 assert FRAME_MAX_BYTES % SHARED_UNIT_BYTES == 0 == SHARED_BUFFER_BYTES % SHARED_UNIT_BYTES
 assert LOCATE_CHUNKS_MAX <= 253  # SCM_MAX_FD
@@ -318,3 +338,4 @@ assert CHUNK_MAX_BYTES < CACHE_WAITING_MAX_BYTES
 assert CACHE_DEADLINE_S < RPC_DEADLINE_S
 assert RPC_DEADLINE_S < FUSE_DEADLINE_S < FUSE_FLUSH_DEADLINE_S
 assert REMOUNT_DELAY_MIN_S < REMOUNT_DELAY_MAX_S < REMOUNT_STABLE_S
+assert DISK_PROBE_PAUSE_S < DISK_PROBE_S < DISK_ERRORS_S

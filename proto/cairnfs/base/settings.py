@@ -63,6 +63,19 @@ class CoordinatorSettings(CommonSettings):
     dead_s: float = _setting(
         limits.NODE_DEAD_S, "silence after which a datanode is dead, seconds", minimum=0.1
     )
+    repair_bytes_per_s: int = _setting(
+        0, "most that all repair copies together may move per second; 0: no bound", minimum=0
+    )
+    repair_node_bytes_per_s: int = _setting(
+        64 * limits.MIB, "most that one datanode sends or takes of repair copies; 0: no bound", minimum=0
+    )
+    rebalance: bool = _setting(True, "move chunks until datanodes are about equally full")
+    rebalance_percent: int = _setting(
+        5, "difference in use, percent of a datanode's size, that is left alone", minimum=1, maximum=100
+    )
+    rebalance_bytes_per_s: int = _setting(
+        32 * limits.MIB, "most that moves to better places may move per second; 0: no bound", minimum=0
+    )
     garbage_grace_s: float = _setting(
         limits.GARBAGE_GRACE_S, "age at which unreferenced chunks go, seconds", minimum=0.0
     )
@@ -75,14 +88,17 @@ class DatanodeSettings(CommonSettings):
     section: ClassVar[str] = "datanode"
 
     data: Path = _setting(Path("var/datanode"), "directory of the chunks")
+    disks: str = _setting("", "further such directories, one for each disk, separated by commas")
     coordinators: str = _setting(
         "127.0.0.1:9440", "coordinators, HOST:PORT separated by commas", form="addresses"
     )
     listen: str = _setting("127.0.0.1:0", "address to serve on; port 0 picks a free one", form="address")
     advertise: str = _setting("", "address that others use, if it differs from the one listened on")
     insecure: bool = _setting(False, "allow an address beyond loopback without TLS")
-    rack: str = _setting("", "failure domain, for placement")
-    capacity_bytes: int = _setting(0, "most bytes to use; 0: what the disk has", minimum=0)
+    rack: str = _setting(
+        "", "what fails together: a rack, a room or a zone; replicas are kept in different ones"
+    )
+    capacity_bytes: int = _setting(0, "most bytes to use in each directory; 0: what the disk has", minimum=0)
     reserve_bytes: int = _setting(
         256 * limits.MIB, "free disk space below which no chunk is taken", minimum=0
     )

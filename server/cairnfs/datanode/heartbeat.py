@@ -11,6 +11,8 @@ from cairnfs.base.errors import CairnError
 from cairnfs.base.logs import get_logger
 from cairnfs.datanode.coordinators import Coordinators
 from cairnfs.datanode.disk import Disk
+from cairnfs.datanode.disks.array import DiskArray
+from cairnfs.datanode.disks.summary import disk_use
 from cairnfs.datanode.membership import Membership
 from cairnfs.datanode.tasks import TaskRunner
 from cairnfs.rpc.v1 import common_pb2, nodes_pb2
@@ -35,6 +37,7 @@ class Heartbeats:
         coordinators: Coordinators,
         membership: Membership,
         disk: Disk,
+        disks: DiskArray,
         place: Place,
         interval_s: float,
     ) -> None:
@@ -42,6 +45,7 @@ class Heartbeats:
         self._coordinators = coordinators
         self._membership = membership
         self._disk = disk
+        self._disks = disks
         self._place = place
         self._interval_s = interval_s
         self._registered = False
@@ -110,15 +114,7 @@ class Heartbeats:
         self._start_report()
 
     def _disk_use(self) -> nodes_pb2.DiskUse:
-        usage = self._disk.store.usage()
-        return nodes_pb2.DiskUse(
-            capacity_bytes=usage.capacity_bytes,
-            used_bytes=usage.used_bytes,
-            available_bytes=usage.available_bytes,
-            chunks=usage.chunks,
-            read_only=usage.read_only,
-            filesystem=usage.filesystem,
-        )
+        return disk_use(self._disk.store.usage())
 
     def _set_interval(self, milliseconds: int) -> None:
         if milliseconds:
@@ -139,6 +135,8 @@ class Heartbeats:
             running_tasks=self.tasks.running if self.tasks else 0,
             store_seq=store.seq,
             boot=store.boot,
+            disks=[report.info() for report in self._disks.disks()],
+            store_us=int(self._disks.store_s * 1e6),
         )
         reply = await self._coordinators.heartbeat(request, max(self._interval_s, limits.NODE_HEARTBEAT_S))
         if reply.error == common_pb2.ERROR_CODE_NODE_UNKNOWN:
@@ -191,7 +189,10 @@ class Heartbeats:
             yield nodes_pb2.ChunkReport(
                 node=self._membership.node,
                 uuid=self._membership.uuid,
-                chunks=[nodes_pb2.ReportedChunk(chunk_id=e.chunk_id, length=e.length) for e in entries],
+                chunks=[
+                    nodes_pb2.ReportedChunk(chunk_id=e.chunk_id, length=e.length, leaving=e.leaving)
+                    for e in entries
+                ],
                 end=end,
                 after=after,
             )

@@ -1,38 +1,44 @@
-"""Who a datanode is, kept in its data directory: uuid, cluster and number; and the lock on that directory."""
+"""Who a datanode is, kept in each of its data directories: uuids, cluster and number; and their locks."""
 
 import fcntl
 import json
 import os
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
 from cairnfs.base.errors import CairnError
-from cairnfs.base.ids import new_id
 from cairnfs.datanode.store.failures import disk_errors
 from cairnfs.datanode.store.files import sync_directory
 from cairnfs.rpc.v1 import common_pb2
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 _FILE: Final = "identity.json"
 _LOCK: Final = "lock"
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """`uuid` is made once; `cluster_id` is empty and `node` 0 until the first registration."""
+    """`uuid` of the node and `disk` of the directory are made once.
+
+    `cluster_id` is empty and `node` 0 until the first registration. `disks` are all directories of the node
+    when it started last: path to uuid of the disk.
+    """
 
     uuid: str
+    disk: str
     cluster_id: str = ""
     node: int = 0
+    disks: Mapping[str, str] = field(default_factory=dict[str, str])
     format: int = FORMAT
 
 
 class DataDirectory:
-    """A data directory, locked for as long as this object is open."""
+    """One data directory, locked for as long as this object is open."""
 
     def __init__(self, root: Path) -> None:
-        """Make, lock and read the directory.
+        """Make, lock and read the directory; `identity` is None in an empty one.
 
         Raises CairnError BUSY when another datanode has it, INVALID for a foreign format, IO.
         """
@@ -42,7 +48,10 @@ class DataDirectory:
             self._lock_fd = os.open(root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             self._take_lock()
-            self.identity = self._read() or self._create()
+            with disk_errors(f"data directory {root}"):
+                self.identity = self._read()
+                if self.identity is None:
+                    self._refuse_strangers()
         except BaseException:
             self.close()
             raise
@@ -60,50 +69,35 @@ class DataDirectory:
             fields = json.loads(path.read_text())
             found = fields["format"]
             if found == FORMAT:
-                return Identity(str(fields["uuid"]), str(fields["cluster_id"]), int(fields["node"]))
+                return Identity(
+                    uuid=str(fields["uuid"]),
+                    disk=str(fields["disk"]),
+                    cluster_id=str(fields["cluster_id"]),
+                    node=int(fields["node"]),
+                    disks={str(key): str(value) for key, value in fields["disks"].items()},
+                )
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             detail = f"{path} cannot be read: {error}"
             raise CairnError(common_pb2.ERROR_CODE_INVALID, detail) from None
         detail = f"data directory {self.root} has format {found!r}; this version reads {FORMAT}"
         raise CairnError(common_pb2.ERROR_CODE_INVALID, detail)
 
-    def _create(self) -> Identity:
+    def _refuse_strangers(self) -> None:
         strangers = [entry.name for entry in self.root.iterdir() if entry.name not in (_LOCK, "lost+found")]
         if strangers:
             detail = f"data directory {self.root} is not empty and holds no datanode: {strangers[0]}"
             raise CairnError(common_pb2.ERROR_CODE_INVALID, detail)
-        identity = Identity(new_id())
-        self._write(_FILE, json.dumps(asdict(identity)).encode())
-        return identity
 
-    def join(self, cluster_id: str, node: int) -> None:
-        """Remember the cluster and the number given by it.
-
-        Raises CairnError WRONG_CLUSTER when the chunks here belong to another cluster.
-        """
-        mine = self.identity
-        if mine.cluster_id not in ("", cluster_id):
-            detail = f"data directory {self.root} belongs to cluster {mine.cluster_id}, not {cluster_id}"
-            raise CairnError(common_pb2.ERROR_CODE_WRONG_CLUSTER, detail)
-        joined = Identity(mine.uuid, cluster_id, node)
-        if joined != mine:
-            self._write(_FILE, json.dumps(asdict(joined)).encode())
-            self.identity = joined
+    def identify(self, identity: Identity) -> None:
+        """Replace the identity, durably. Raises CairnError NO_SPACE, IO."""
+        if identity != self.identity:
+            self.save(_FILE, json.dumps(asdict(identity)).encode())
+            self.identity = identity
 
     def save(self, name: str, content: bytes) -> None:
-        """Replace a small file of this directory at once and durably."""
-        self._write(name, content)
-
-    def load(self, name: str) -> bytes | None:
-        """What `save` wrote, or None."""
-        try:
-            return (self.root / name).read_bytes()
-        except FileNotFoundError:
-            return None
-
-    def _write(self, name: str, content: bytes) -> None:
+        """Replace a small file of this directory at once and durably. Raises CairnError NO_SPACE, IO."""
         temp = self.root / f"{name}.new"
         with disk_errors(f"write {name}"):
             with temp.open("wb") as file:
@@ -112,6 +106,12 @@ class DataDirectory:
                 os.fsync(file.fileno())
             temp.rename(self.root / name)
             sync_directory(self.root)
+
+    def load(self, name: str) -> bytes | None:
+        """What `save` wrote, or None. Raises CairnError IO."""
+        path = self.root / name
+        with disk_errors(f"read {name}"):
+            return path.read_bytes() if path.exists() else None
 
     def close(self) -> None:
         """Release the lock; idempotent."""

@@ -6,7 +6,7 @@ from google.protobuf.message import DecodeError
 
 from cairnfs.base.ids import host_id
 from cairnfs.base.logs import get_logger
-from cairnfs.datanode.identity import DataDirectory
+from cairnfs.datanode.disks.directories import DataDirectories
 from cairnfs.rpc.v1.common_pb2 import ClusterMap, NodeInfo, NodeUpdate
 
 _log = get_logger(__name__)
@@ -16,30 +16,30 @@ _FILE = "cluster-map"
 class Membership:
     """The newest cluster map; a restarted datanode begins with the one it had."""
 
-    def __init__(self, directory: DataDirectory) -> None:
-        self._directory = directory
+    def __init__(self, directories: DataDirectories) -> None:
+        self._directories = directories
         self._nodes: dict[int, NodeInfo] = {}
         self.version = 0
         self.host_id = host_id()
         try:
-            self._set(ClusterMap.FromString(directory.load(_FILE) or b""))
+            self._set(ClusterMap.FromString(directories.load(_FILE) or b""))
         except DecodeError:
             _log.info("ignored a damaged copy of the cluster map")
 
     @property
     def node(self) -> int:
         """This node's number; 0 before the first registration."""
-        return self._directory.identity.node
+        return self._directories.identity.node
 
     @property
     def cluster_id(self) -> str:
         """Empty before the first registration."""
-        return self._directory.identity.cluster_id
+        return self._directories.identity.cluster_id
 
     @property
     def uuid(self) -> str:
         """This datanode's own identity."""
-        return self._directory.identity.uuid
+        return self._directories.identity.uuid
 
     def peer(self, node: int) -> NodeInfo | None:
         """What is known of a node."""
@@ -47,7 +47,7 @@ class Membership:
 
     def join(self, cluster_id: str, node: int) -> None:
         """Remember a registration, durably. Raises CairnError WRONG_CLUSTER."""
-        self._directory.join(cluster_id, node)
+        self._directories.join(cluster_id, node)
 
     def replace(self, cluster_map: ClusterMap) -> None:
         """Forget what was known, and take this map."""
@@ -74,4 +74,4 @@ class Membership:
 
     def _save(self) -> None:
         cluster_map = ClusterMap(version=self.version, nodes=self._nodes.values())
-        self._directory.save(_FILE, cluster_map.SerializeToString())
+        self._directories.save(_FILE, cluster_map.SerializeToString())

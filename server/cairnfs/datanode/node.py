@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from random import Random
 from typing import Final
 
 from cairnfs.base.clock import SystemClock
@@ -12,13 +13,15 @@ from cairnfs.bulk.shared import SharedBuffers
 from cairnfs.datanode import upkeep
 from cairnfs.datanode.coordinators import Coordinators
 from cairnfs.datanode.disk import Disk
+from cairnfs.datanode.disks.array import DiskArray
+from cairnfs.datanode.disks.directories import DataDirectories
 from cairnfs.datanode.heartbeat import Heartbeats, Place
-from cairnfs.datanode.identity import DataDirectory
 from cairnfs.datanode.membership import Membership
 from cairnfs.datanode.peers import Peers
 from cairnfs.datanode.service import ChunksService
 from cairnfs.datanode.side_socket import SideSocket
 from cairnfs.datanode.store.local import LocalChunkStore
+from cairnfs.datanode.store.requests import RequestLog
 from cairnfs.datanode.tasks import TaskRunner
 from cairnfs.rpc.v1 import common_pb2
 from cairnfs.serving.server import Server
@@ -36,22 +39,28 @@ def check_listen(listen: str, *, insecure: bool) -> None:
         raise CairnError(common_pb2.ERROR_CODE_INVALID, detail)
 
 
+def data_directories(settings: DatanodeSettings) -> list[Path]:
+    """All of them, in the order of the settings."""
+    further = [part.strip() for part in settings.disks.split(",") if part.strip()]
+    return [Path(settings.data), *map(Path, further)]
+
+
 class Datanode:
-    """A datanode of one data directory. Make it and use it on one event loop."""
+    """A datanode of one or several data directories. Make it and use it on one event loop."""
 
     def __init__(self, settings: DatanodeSettings) -> None:
-        """Lock and read the data directory. Raises CairnError when that, or a setting, is wrong."""
+        """Lock and read the data directories. Raises CairnError when that, or a setting, is wrong."""
         check_listen(settings.listen, insecure=settings.insecure)
         self.settings = settings
         self.address = ""
-        self._directory = DataDirectory(Path(settings.data))
+        self._heartbeats: Heartbeats | None = None
+        self._loop = asyncio.get_running_loop()
+        self._directories = DataDirectories(data_directories(settings))
         try:
-            self.membership = Membership(self._directory)
-            self.store = LocalChunkStore(
-                self._directory.root, settings.capacity_bytes, settings.reserve_bytes
-            )
+            self.membership = Membership(self._directories)
+            self.store = self._open_store()
         except BaseException:
-            self._directory.close()
+            self._directories.close()
             raise
         self.disk = Disk(self.store)
         self._peers = Peers(self.membership, SystemClock())
@@ -61,7 +70,22 @@ class Datanode:
         )
         self._side_socket = SideSocket(self.disk, buffers)
         self._server = Server(self._service.methods())
-        self._heartbeats: Heartbeats | None = None
+
+    def _open_store(self) -> DiskArray:
+        settings = self.settings
+
+        def open_store(root: Path, requests: RequestLog) -> LocalChunkStore:
+            return LocalChunkStore(root, settings.capacity_bytes, settings.reserve_bytes, requests)
+
+        disks = [(slot.root, slot.disk, slot.problem) for slot in self._directories.slots]
+        return DiskArray(disks, open_store, SystemClock(), Random(), self._disk_changed)
+
+    def _disk_changed(self) -> None:
+        self._loop.call_soon_threadsafe(self._tell_of_disks)
+
+    def _tell_of_disks(self) -> None:
+        if self._heartbeats is not None:
+            self._heartbeats.wake()
 
     @property
     def unix_socket(self) -> str:
@@ -89,12 +113,13 @@ class Datanode:
         if not addresses:
             raise CairnError(common_pb2.ERROR_CODE_INVALID, "no coordinator is named")
         heartbeats = self._heartbeats = Heartbeats(
-            Coordinators(addresses), self.membership, self.disk, place, self.settings.heartbeat_s
+            Coordinators(addresses), self.membership, self.disk, self.store, place, self.settings.heartbeat_s
         )
         tasks = heartbeats.tasks = TaskRunner(self.disk, self._peers, heartbeats.wake)
         parts = [
             asyncio.create_task(heartbeats.run(), name="heartbeats"),
             asyncio.create_task(upkeep.maintain(self.disk), name="maintain"),
+            asyncio.create_task(upkeep.watch_disks(self.disk, self.store), name="watch disks"),
             asyncio.create_task(
                 upkeep.scrub(self.disk, tasks, self.settings.scrub_bytes_per_s, heartbeats.found_corrupt),
                 name="scrub",
@@ -114,11 +139,11 @@ class Datanode:
             self._heartbeats.found_corrupt(chunk_id)
 
     async def stop(self) -> None:
-        """Stop serving, finish what runs on the disk, and release the data directory."""
+        """Stop serving, finish what runs on the disk, and release the data directories."""
         await self._service.drain(STOP_GRACE_S)
         await self._side_socket.close()
         await self._server.stop()
         await self._peers.close()
         await asyncio.to_thread(self.disk.close)
         self.store.close()
-        self._directory.close()
+        self._directories.close()

@@ -7,6 +7,7 @@ from cairnfs.base import limits
 from cairnfs.base.errors import CairnError
 from cairnfs.base.logs import get_logger
 from cairnfs.datanode.disk import Disk
+from cairnfs.datanode.disks.array import DiskArray
 from cairnfs.datanode.tasks import TaskRunner
 
 _log = get_logger(__name__)
@@ -25,6 +26,13 @@ async def scrub(
                     found_corrupt(entry.chunk_id)
             after = entries[-1].chunk_id
         await asyncio.sleep(limits.SCRUB_PAUSE_S)
+
+
+async def watch_disks(disk: Disk, disks: DiskArray) -> None:
+    """Look from time to time whether every disk can still be written."""
+    while True:
+        await disk.run(disks.probe_disks)
+        await asyncio.sleep(limits.DISK_PROBE_S)
 
 
 async def maintain(disk: Disk) -> None:

@@ -137,6 +137,11 @@ class FakeCoordinator(nodes_pb2_grpc.NodesServicer):
     ) -> nodes_pb2.ChangeNodeReply:
         return nodes_pb2.ChangeNodeReply()
 
+    async def UpkeepStatus(
+        self, _request: nodes_pb2.UpkeepStatusRequest, _context: Any
+    ) -> nodes_pb2.UpkeepStatusReply:
+        return nodes_pb2.UpkeepStatusReply()
+
     async def _tell(self) -> None:
         async with self.changed:
             self.changed.notify_all()

@@ -8,7 +8,7 @@ import pytest
 
 from cairnfs.base.errors import CairnError
 from cairnfs.base.settings import DatanodeSettings
-from cairnfs.datanode.identity import DataDirectory
+from cairnfs.datanode.disks.directories import DataDirectories
 from cairnfs.datanode.membership import Membership
 from cairnfs.datanode.node import Datanode, check_listen
 from cairnfs.rpc.v1 import common_pb2 as pb, nodes_pb2
@@ -190,7 +190,7 @@ def test_a_full_resync_replaces_the_map(tmp_path: Path) -> None:
 
 
 def test_updates_are_taken_once_and_in_order(tmp_path: Path) -> None:
-    directory = DataDirectory(tmp_path)
+    directory = DataDirectories([tmp_path])
     membership = Membership(directory)
     one, two = pb.NodeInfo(node=1, address="a"), pb.NodeInfo(node=1, address="b")
     membership.apply([pb.NodeUpdate(version=1, info=one), pb.NodeUpdate(version=2, info=two)])

@@ -59,6 +59,12 @@ class Datanode:
     seq: int = 0
     chunks: dict[bytes, int] = field(default_factory=dict[bytes, int])
     damaged: set[bytes] = field(default_factory=set[bytes])
+    capacity_bytes: int = 10_000_000
+    disks: list[nodes_pb2.DiskInfo] = field(default_factory=list[nodes_pb2.DiskInfo])
+    leaving: set[bytes] = field(default_factory=set[bytes])  # on a disk that can only be read
+    store_us: int = 0
+    peers_us: dict[int, int] = field(default_factory=dict[int, int])
+    copied_bytes: int = 0  # taken in by copies
     results: list[nodes_pb2.TaskResult] = field(default_factory=list[nodes_pb2.TaskResult])
     tasks: list[nodes_pb2.Task] = field(default_factory=list[nodes_pb2.Task])
     report_asked: bool = False
@@ -67,6 +73,7 @@ class Datanode:
         """Store a chunk, or note that it was asked for again."""
         self.seq += 1
         self.chunks[chunk] = self.seq
+        self.leaving.discard(chunk)
 
     def restart(self) -> None:
         """Come back as a new process with the same data."""
@@ -101,11 +108,17 @@ class Cluster:
     """Coordinator and datanodes; nothing happens but by these methods."""
 
     def __init__(
-        self, nodes: int = 3, replicas: int = 2, *, racks: Sequence[str] = (), grace_s: float = 60.0
+        self,
+        nodes: int = 3,
+        replicas: int = 2,
+        *,
+        racks: Sequence[str] = (),
+        grace_s: float = 60.0,
+        **settings: Any,
     ) -> None:
         self.clock = ManualClock()
         self.store = DirectStore(MemoryEngine())
-        self.settings = CoordinatorSettings(replicas=replicas, garbage_grace_s=grace_s)
+        self.settings = CoordinatorSettings(replicas=replicas, garbage_grace_s=grace_s, **settings)
         self.nodes: dict[int, Datanode] = {}
         self.start()
         for index in range(nodes):
@@ -149,7 +162,7 @@ class Cluster:
             address=f"{node.uuid}:1",
             host_id=node.uuid,
             rack=node.rack,
-            disk=disk_use(),
+            disk=disk_use(0, node.capacity_bytes),
             node=node.number,
         )
         record = self.store.commit_now(nodes_table.registration(request))
@@ -165,7 +178,10 @@ class Cluster:
         request = nodes_pb2.HeartbeatRequest(
             node=node.number,
             uuid=node.uuid,
-            disk=disk_use(len(node.chunks)),
+            disk=disk_use(len(node.chunks), node.capacity_bytes),
+            disks=node.disks,
+            store_us=node.store_us,
+            peers=[nodes_pb2.PeerSpeed(node=n, store_us=us) for n, us in node.peers_us.items()],
             seen_version=self.manager.version,
             results=node.results,
             store_seq=node.seq,
@@ -200,6 +216,7 @@ class Cluster:
         reached = [number for number in copy.targets if self.nodes[number].up]
         for number in reached:
             self.nodes[number].store(copy.chunk_id)
+            self.nodes[number].copied_bytes += LENGTH
         return nodes_pb2.TaskResult(nodes=reached)
 
     def report(self, node: Datanode, listing: ChunkListing | None = None) -> None:
@@ -267,7 +284,10 @@ def list_chunks(node: Datanode, *, complete: bool = True) -> ChunkListing:
         nodes_pb2.ChunkReport(
             node=node.number,
             uuid=node.uuid,
-            chunks=[nodes_pb2.ReportedChunk(chunk_id=one, length=LENGTH) for one in sorted(node.chunks)],
+            chunks=[
+                nodes_pb2.ReportedChunk(chunk_id=one, length=LENGTH, leaving=one in node.leaving)
+                for one in sorted(node.chunks)
+            ],
             end=complete,
         )
     )

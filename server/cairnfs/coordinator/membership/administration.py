@@ -1,6 +1,7 @@
 """What operators do to datanodes: drain them, take that back, remove them when nothing depends on them."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from cairnfs.base import limits
@@ -20,9 +21,11 @@ _STEP_PAUSE_S: Final = 0.002  # clients go first
 class Administration:
     """Changes that outlive the coordinator: durable first, then in the membership."""
 
-    def __init__(self, store: Store, manager: NodeManager) -> None:
+    def __init__(self, store: Store, manager: NodeManager, trusted: Callable[[int], None]) -> None:
+        """`trusted(node)` is called when an operator says that a node is no longer failing."""
         self._store = store
         self._manager = manager
+        self._trusted = trusted
 
     async def change(self, request: nodes_pb2.ChangeNodeRequest) -> nodes_pb2.ChangeNodeReply:
         """Do what is asked; BUSY in the reply when chunks depend on a node to be removed.
@@ -34,6 +37,11 @@ class Administration:
             raise CairnError(common_pb2.ERROR_CODE_NODE_UNKNOWN, f"there is no datanode {request.node}")
         if request.change == nodes_pb2.NODE_CHANGE_REMOVE:
             return await self._remove(node)
+        if request.change == nodes_pb2.NODE_CHANGE_TRUST:
+            await self._store.commit(nodes_table.failing(node.number, ""))
+            self._manager.set_failing(node.number, "")
+            self._trusted(node.number)
+            return nodes_pb2.ChangeNodeReply()
         if request.change not in (nodes_pb2.NODE_CHANGE_DRAIN, nodes_pb2.NODE_CHANGE_UNDRAIN):
             raise CairnError(common_pb2.ERROR_CODE_INVALID, f"unknown change {request.change}")
         wanted = request.change == nodes_pb2.NODE_CHANGE_DRAIN

@@ -94,6 +94,23 @@ class NodeManager:
         if node.state in (HEALTHY, DRAINING):
             self._enter(node, DRAINING if draining else HEALTHY)
 
+    def set_failing(self, number: int, trouble: str) -> None:
+        """Trust a node no longer, for this reason, or (an empty one) again; unknown numbers are ignored."""
+        node = self._nodes.get(number)
+        if node is not None and node.failing != bool(trouble):
+            node.failing, node.trouble = bool(trouble), trouble
+            self._changed(node)
+
+    def set_slow(self, number: int, trouble: str) -> None:
+        """Avoid a node for this reason, or (an empty one) no longer; unknown numbers are ignored."""
+        node = self._nodes.get(number)
+        if node is not None and node.slow != bool(trouble):
+            node.slow = bool(trouble)
+            if not node.failing:
+                node.trouble = trouble
+            log.info("datanode changed speed", node=number, slow=node.slow, detail=trouble)
+            self._changed(node)
+
     # ------------------------------------------------------------------ life signs
 
     def check_cluster(self, cluster_id: str) -> None:
@@ -157,9 +174,9 @@ class NodeManager:
         return node is not None and node.alive
 
     def keeps_replicas(self, number: int) -> bool:
-        """Whether a replica on this node counts for good: alive, and not being drained."""
+        """Whether a replica on this node counts for good: alive, and not to be emptied."""
         node = self._nodes.get(number)
-        return node is not None and node.alive and not node.draining
+        return node is not None and node.keeps
 
     def usable(self) -> list[Node]:
         """The nodes that may take new chunks."""
@@ -182,7 +199,7 @@ class NodeManager:
         A suspect node keeps its share, so that the figures do not jump with every late heartbeat; a
         read-only one has no room beside what it holds. Nodes on one file system share its free space.
         """
-        present = [node for node in self._nodes.values() if node.alive and not node.draining]
+        present = [node for node in self._nodes.values() if node.keeps]
         free = shared_free_bytes(present)
         total = [node.used_bytes + room for node, room in zip(present, free, strict=True)]
         return storable_bytes(total, self.replicas), storable_bytes(free, self.replicas)
@@ -226,6 +243,8 @@ class NodeManager:
             history=StoreHistory(self._settings.garbage_grace_s),
             last_heard_s=now,
             draining=record.state == DRAINING,
+            failing=record.failing,
+            trouble=record.trouble,
             state=state,
         )
 

@@ -4,6 +4,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
 
+from cairnfs.base import limits
 from cairnfs.rpc.v1 import common_pb2, nodes_pb2
 
 JOINING: Final = common_pb2.NODE_STATE_JOINING
@@ -71,6 +72,13 @@ class Node:
     debited_bytes: int = 0
     address_version: int = 0  # of the membership change that told where it is
     seen_version: int = 0  # of the membership, as far as it is known to have been told
+    slow: bool = False  # see `SpeedJudge`
+    failing: bool = False  # see `FaultBook`; durable
+    trouble: str = ""  # why, for people
+    disks: list[nodes_pb2.DiskInfo] = field(default_factory=list[nodes_pb2.DiskInfo])
+    scrub: nodes_pb2.ScrubFigures = field(default_factory=nodes_pb2.ScrubFigures)
+    store_us: int = 0  # what it needs to make something durable, as it says itself
+    peers_us: dict[int, int] = field(default_factory=dict[int, int])  # and what it saw others need
 
     @property
     def alive(self) -> bool:
@@ -80,7 +88,17 @@ class Node:
     @property
     def usable(self) -> bool:
         """Whether it may take new chunks."""
-        return self.state == HEALTHY and not self.read_only
+        return self.state == HEALTHY and not self.read_only and not self.failing
+
+    @property
+    def keeps(self) -> bool:
+        """Whether its replicas count for good: it is there, and not to be emptied."""
+        return self.alive and not self.draining and not self.failing
+
+    @property
+    def answers(self) -> bool:
+        """Whether it was heard lately."""
+        return self.state in (HEALTHY, DRAINING)
 
     @property
     def free_bytes(self) -> int:
@@ -104,6 +122,18 @@ class Node:
         self.debited_bytes = 0
         self.measured = True
 
+    def observe(self, request: nodes_pb2.HeartbeatRequest) -> bool:
+        """Take over how its disks and its peers fare; whether the state of a disk changed."""
+        before = [(disk.uuid, disk.state) for disk in self.disks]
+        self.disks = list(request.disks)[: limits.DISKS_MAX]
+        for disk in self.disks:
+            disk.detail = disk.detail[: limits.DISKS_TEXT_MAX_BYTES]
+            disk.path = disk.path[: limits.DISKS_TEXT_MAX_BYTES]
+        self.scrub = request.scrub
+        self.store_us = request.store_us
+        self.peers_us = {peer.node: peer.store_us for peer in request.peers}
+        return before != [(disk.uuid, disk.state) for disk in self.disks]
+
     def info(self) -> common_pb2.NodeInfo:
         """As told to datanodes, clients and people."""
         return common_pb2.NodeInfo(
@@ -120,4 +150,7 @@ class Node:
             chunks=self.chunks,
             last_seen_ms=self.last_seen_ms,
             read_only=self.read_only,
+            slow=self.slow,
+            failing=self.failing,
+            trouble=self.trouble,
         )

@@ -45,6 +45,19 @@ def draining(number: int, wanted: bool) -> Operation:
     return Operation(drain, locks=(keys.node(number),))
 
 
+def failing(number: int, trouble: str) -> Operation:
+    """Record that a node is not trusted, for this reason, or (an empty one) is again."""
+
+    def flag(txn: Transaction) -> None:
+        value = txn.get(keys.node(number))
+        if value is not None:
+            record = common_pb2.NodeInfo.FromString(value)
+            record.failing, record.trouble = bool(trouble), trouble
+            txn.put(keys.node(number), record.SerializeToString())
+
+    return Operation(flag, locks=(keys.node(number),))
+
+
 def removal(number: int) -> Operation:
     """Forget a node; its number is never given out again."""
     return Operation(lambda txn: txn.delete(keys.node(number)), locks=(keys.node(number),))

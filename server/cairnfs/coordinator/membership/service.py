@@ -12,6 +12,7 @@ from cairnfs.base.logs import get_logger
 from cairnfs.coordinator.membership import nodes_table
 from cairnfs.coordinator.membership.administration import Administration
 from cairnfs.coordinator.membership.manager import NodeManager
+from cairnfs.coordinator.upkeep.figures import upkeep_status
 from cairnfs.coordinator.upkeep.reports import ChunkListing
 from cairnfs.coordinator.upkeep.store import Store
 from cairnfs.coordinator.upkeep.upkeep import Upkeep
@@ -47,7 +48,7 @@ class NodesService(nodes_pb2_grpc.NodesServicer):
         self._upkeep = upkeep
         self._clock = clock
         self._heartbeat_ms = int(heartbeat_s * 1000)
-        self._administration = Administration(store, manager)
+        self._administration = Administration(store, manager, upkeep.faults.forgive)
         self._report_slots = asyncio.Semaphore(REPORTS_AT_ONCE)
         self._reporting: set[int] = set()
 
@@ -91,6 +92,12 @@ class NodesService(nodes_pb2_grpc.NodesServicer):
         except (CairnError, EngineError) as error:
             code, detail = _refusal("change of a datanode", error)
             return nodes_pb2.ChangeNodeReply(error=code, detail=detail)
+
+    async def UpkeepStatus(
+        self, request: nodes_pb2.UpkeepStatusRequest, context: Any
+    ) -> nodes_pb2.UpkeepStatusReply:
+        """How repair, draining and rebalancing get on, and how the disks are."""
+        return upkeep_status(self._upkeep, self._clock.monotonic())
 
     async def ReportChunks(
         self, request_iterator: AsyncIterator[nodes_pb2.ChunkReport], context: Any
@@ -155,11 +162,12 @@ def _check_registration(request: nodes_pb2.RegisterRequest) -> None:
 
 
 def _check_heartbeat(request: nodes_pb2.HeartbeatRequest) -> None:
-    if max(len(request.results), len(request.corrupt)) > limits.RESULTS_PER_HEARTBEAT_MAX:
-        raise CairnError(
-            common_pb2.ERROR_CODE_TOO_BIG,
-            f"more than {limits.RESULTS_PER_HEARTBEAT_MAX} results or corrupt chunks in one heartbeat",
-        )
+    if (
+        max(len(request.results), len(request.corrupt), len(request.peers), len(request.disks))
+        > limits.RESULTS_PER_HEARTBEAT_MAX
+    ):
+        detail = f"more than {limits.RESULTS_PER_HEARTBEAT_MAX} of something in one heartbeat"
+        raise CairnError(common_pb2.ERROR_CODE_TOO_BIG, detail)
 
 
 def _refusal(what: str, error: CairnError | EngineError) -> tuple["common_pb2.ErrorCode.ValueType", str]:

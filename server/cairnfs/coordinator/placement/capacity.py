@@ -1,5 +1,6 @@
 """The default selector: free space decides, racks and hosts are kept apart where possible."""
 
+from collections import Counter
 from collections.abc import Sequence
 from random import Random
 
@@ -7,30 +8,30 @@ from cairnfs.coordinator.placement.selector import Candidate
 
 
 class CapacitySelector:
-    """Draws nodes with a chance in proportion to their free space, from unused racks and hosts first."""
+    """Draws nodes with a chance in proportion to free space, first where racks and hosts have fewest."""
 
     def select(
         self, candidates: Sequence[Candidate], count: int, held: Sequence[Candidate], rng: Random
     ) -> list[Candidate]:
         """See `Selector.select`."""
         left = list(candidates)
-        racks = {node.rack for node in held}
-        hosts = {node.host_id for node in held}
+        racks = Counter(node.rack for node in held)
+        hosts = Counter(node.host_id for node in held)
         picked: list[Candidate] = []
         while left and len(picked) < count:
             choice = _draw(_most_apart(left, racks, hosts), rng)
             left.remove(choice)
-            racks.add(choice.rack)
-            hosts.add(choice.host_id)
+            racks[choice.rack] += 1
+            hosts[choice.host_id] += 1
             picked.append(choice)
         return picked
 
 
-def _most_apart(nodes: list[Candidate], racks: set[str], hosts: set[str]) -> list[Candidate]:
-    in_other_rack = [node for node in nodes if node.rack not in racks and node.host_id not in hosts]
-    if in_other_rack:
-        return in_other_rack
-    return [node for node in nodes if node.host_id not in hosts] or nodes
+def _most_apart(nodes: list[Candidate], racks: Counter[str], hosts: Counter[str]) -> list[Candidate]:
+    """Those whose rack has the fewest replicas, and among them those whose host has the fewest."""
+    crowds = [(racks[node.rack], hosts[node.host_id]) for node in nodes]
+    fewest = min(crowds)
+    return [node for node, crowd in zip(nodes, crowds, strict=True) if crowd == fewest]
 
 
 def _draw(nodes: list[Candidate], rng: Random) -> Candidate:

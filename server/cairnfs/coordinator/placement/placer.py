@@ -47,23 +47,27 @@ class Placer:
             n.alive and not n.measured and n.number not in barred for n in self._manager
         ):
             raise CairnError(common_pb2.ERROR_CODE_UNAVAILABLE, "datanodes have not been heard yet")
+        quick = [node for node in roomy if not node.slow]
         chosen = self._selector.select(
-            [_candidate(node) for node in roomy], count, [_candidate(node) for node in holders], self._rng
+            [_candidate(node) for node in (quick if len(quick) >= count else roomy)],
+            count,
+            [_candidate(node) for node in holders],
+            self._rng,
         )
         for candidate in chosen:
             self._manager.debit(candidate.number, size_bytes)
         return self._informed_first([candidate.number for candidate in chosen])
 
     def _informed_first(self, chosen: list[int]) -> list[int]:
-        """Make a node the primary that can reach the others: one that joined just now is not known to all."""
+        """Make a quick node the primary that can reach the others: not all know one that joined now."""
         nodes = [node for number in chosen if (node := self._manager.get(number)) is not None]
-        for node in nodes:
+        for node in sorted(nodes, key=lambda node: node.slow):
             if all(node.knows(other) for other in nodes):
                 return [node.number, *(number for number in chosen if number != node.number)]
         return chosen
 
     def _refusal(self, size_bytes: int) -> CairnError:
-        alive = [node for node in self._manager if node.alive and not node.draining]
+        alive = [node for node in self._manager if node.keeps]
         if alive and all(node.measured and _is_full(node, size_bytes) for node in alive):
             return CairnError(
                 common_pb2.ERROR_CODE_NO_SPACE, f"no datanode has room for a chunk of {size_bytes} bytes"

@@ -25,8 +25,14 @@ _FIRST_ID: Final = bytes(CHUNK_ID_BYTES)
 class Doubts:
     """Checks under way, and copies known to be bad until the node has deleted them."""
 
-    def __init__(self, board: TaskBoard, changes: ReplicaChanges, dropped: Dropped) -> None:
-        """`dropped(chunk, node, record)` is called when a replica was taken out of its record."""
+    def __init__(
+        self, board: TaskBoard, changes: ReplicaChanges, dropped: Dropped, fault: Callable[[int], None]
+    ) -> None:
+        """`dropped(chunk, node, record)` is called when a replica was taken out of its record.
+
+        `fault(node)` is called for every chunk that the node lost or damaged.
+        """
+        self._fault = fault
         self._board = board
         self._changes = changes
         self._dropped = dropped
@@ -52,6 +58,8 @@ class Doubts:
 
     def found_bad(self, chunk_id: bytes, node: int) -> None:
         """`node` says that its own copy is bad: drop the replica as soon as there is another one."""
+        if (node, chunk_id) not in self._bad:
+            self._fault(node)
         if len(self._bad) < limits.REPAIR_QUEUE_MAX:
             self._bad.add((node, chunk_id))
         log.warning("replica is corrupt", chunk=chunk_id.hex(), node=node)
@@ -66,6 +74,7 @@ class Doubts:
             self.found_bad(chunk_id, node)
         elif result.error == common_pb2.ERROR_CODE_OK and result.last != chunk_id:
             log.warning("replica is missing", chunk=chunk_id.hex(), node=node)
+            self._fault(node)
             self._drop(chunk_id, node)
 
     def _drop(self, chunk_id: bytes, node: int) -> None:

@@ -1,4 +1,4 @@
-"""Restores replica counts: fewest readable replicas first, a bounded number of copies at a time."""
+"""Restores replica counts: fewest readable replicas first, within the bounds of copies."""
 
 import heapq
 from collections import Counter
@@ -13,26 +13,19 @@ from cairnfs.coordinator import chunk_table
 from cairnfs.coordinator.membership.manager import NodeManager
 from cairnfs.coordinator.placement.placer import Placer
 from cairnfs.coordinator.records import ChunkRecord, ChunkState
+from cairnfs.coordinator.upkeep.bandwidth import Bandwidth
 from cairnfs.coordinator.upkeep.census import Verdict, judge
 from cairnfs.coordinator.upkeep.changes import Applied, Change, Kind, ReplicaChanges
-from cairnfs.coordinator.upkeep.tasks import TaskBoard
+from cairnfs.coordinator.upkeep.copies import Copies, Copy
 from cairnfs.engine.interface import ReadTransaction
-from cairnfs.rpc.v1 import common_pb2, nodes_pb2
 
 log = get_logger(__name__)
 
 RETRY_S: Final = 5.0
-_SOURCE_AT_FAULT: Final = (
-    common_pb2.ERROR_CODE_NOT_FOUND,
-    common_pb2.ERROR_CODE_CORRUPT,
-    common_pb2.ERROR_CODE_IO,
-)
-
-Doubt = Callable[[bytes, int], None]
 
 
 class Repairer:
-    """A priority queue of chunks with too few replicas, and the copies under way.
+    """A priority queue of chunks with too few replicas.
 
     The queue holds chunk ids only; what is missing is judged from the record when a copy is started.
     """
@@ -41,29 +34,27 @@ class Repairer:
         self,
         manager: NodeManager,
         placer: Placer,
-        board: TaskBoard,
+        copies: Copies,
         changes: ReplicaChanges,
-        doubt: Doubt,
+        bandwidth: Bandwidth,
         is_barred: Callable[[int, bytes], bool],
     ) -> None:
-        """`doubt(chunk, node)` has a source checked; `is_barred(node, chunk)` rules out a target."""
+        """`is_barred(node, chunk)` rules out a target."""
         self._manager = manager
         self._placer = placer
-        self._board = board
+        self._copies = copies
         self._changes = changes
-        self._doubt = doubt
         self._is_barred = is_barred
         self._order = count()
         self._heap: list[tuple[int, int, bytes]] = []
         self._queued: dict[bytes, int] = {}
         self._later: list[tuple[float, bytes, int]] = []
-        self._running: dict[bytes, tuple[int, ...]] = {}
-        self._load: Counter[int] = Counter()
-        self._load_bytes: Counter[int] = Counter()
+        self._running: set[bytes] = set()
+        self.bandwidth = bandwidth
 
     @property
     def running(self) -> int:
-        """Copies under way."""
+        """Chunks being copied."""
         return len(self._running)
 
     @property
@@ -76,6 +67,12 @@ class Repairer:
         """Whether no more candidates are taken for now."""
         return self.waiting >= limits.REPAIR_QUEUE_MAX
 
+    def queue(self) -> list[tuple[int, int]]:
+        """How many chunks wait, by the number of their readable replicas; the most urgent first."""
+        counts = Counter(self._queued.values())
+        counts.update(readable for _, _, readable in self._later)
+        return sorted(counts.items())
+
     def consider(self, chunk_id: bytes, record: ChunkRecord | None) -> bool:
         """Queue a chunk if replicas are missing and one is left to copy; whether any are missing."""
         if record is None or record.state != ChunkState.LIVE or record.references == 0:
@@ -83,25 +80,47 @@ class Repairer:
         verdict = judge(self._manager, record)
         if verdict.missing and verdict.readable:
             self._enqueue(chunk_id, len(verdict.readable))
+        elif not verdict.missing:
+            self._queued.pop(chunk_id, None)
         return verdict.missing > 0
 
     def start_copies(self, txn: ReadTransaction, now: float) -> int:
         """Start as many copies as the bounds allow; returns how many."""
         self._wake_deferred(now)
         started = 0
-        for _ in range(min(len(self._heap), limits.COPIES_MAX)):
-            if not self._heap or len(self._running) >= limits.COPIES_MAX:
-                break
-            readable, _order, chunk_id = heapq.heappop(self._heap)
+        blocked: list[tuple[int, int, bytes]] = []
+        while self._may_start(now) and len(blocked) < limits.COPIES_BLOCKED_MAX:
+            entry = heapq.heappop(self._heap)
+            readable, _order, chunk_id = entry
             if self._queued.get(chunk_id) != readable:
                 continue  # queued again with another priority
-            del self._queued[chunk_id]
             record = chunk_table.get_chunk(txn, chunk_id)
-            if record is not None and record.state == ChunkState.LIVE and record.references > 0:
-                started += self._start(chunk_id, record, now)
+            verdict = self._verdict(record)
+            if record is None or verdict is None:
+                del self._queued[chunk_id]
+            elif self._start(chunk_id, record, verdict, now):
+                del self._queued[chunk_id]
+                started += 1
+            elif self._is_held_up(verdict, now):
+                blocked.append(entry)
+            else:
+                del self._queued[chunk_id]
+                self._defer(chunk_id, len(verdict.readable), now)
+        for entry in blocked:
+            heapq.heappush(self._heap, entry)
         return started
 
     # ------------------------------------------------------------------ inside
+
+    def _may_start(self, now: float) -> bool:
+        return bool(self._heap) and not self._copies.is_full and self.bandwidth.is_open(now)
+
+    def _verdict(self, record: ChunkRecord | None) -> Verdict | None:
+        """What is to be done about a record; None: nothing."""
+        if record is None or record.state != ChunkState.LIVE or record.references == 0:
+            return None
+        verdict = judge(self._manager, record)
+        return verdict if verdict.missing and verdict.readable else None
 
     def _enqueue(self, chunk_id: bytes, readable: int) -> None:
         known = self._queued.get(chunk_id)
@@ -115,89 +134,52 @@ class Repairer:
             _at, chunk_id, readable = heapq.heappop(self._later)
             self._enqueue(chunk_id, readable)
 
-    def _start(self, chunk_id: bytes, record: ChunkRecord, now: float) -> bool:
-        verdict = judge(self._manager, record)
-        if not verdict.missing or not verdict.readable:
-            return False
-        source = self._source(verdict)
-        targets = self._targets(chunk_id, record, verdict)
-        if source is None or not targets:
-            self._defer(chunk_id, verdict, now)
-            return False
-        copy = nodes_pb2.CopyChunk(chunk_id=chunk_id, length=record.length, targets=targets)
-        involved = (source, *targets)
-
-        def done(result: nodes_pb2.TaskResult | None) -> None:
-            del self._running[chunk_id]
-            self._charge(involved, -1, -record.length)
-            self._finish(chunk_id, involved, verdict, result, now)
-
-        if not self._board.submit(source, nodes_pb2.Task(copy=copy), done, now):
-            self._defer(chunk_id, verdict, now)
-            return False
-        self._running[chunk_id] = involved
-        self._charge(involved, 1, record.length)
-        return True
-
-    def _charge(self, nodes: tuple[int, ...], copies: int, size_bytes: int) -> None:
-        for number in nodes:
-            self._load[number] += copies
-            self._load_bytes[number] += size_bytes
-
-    def _is_loaded(self, node: int) -> bool:
-        return (
-            self._load[node] >= limits.COPIES_PER_NODE_MAX
-            or self._load_bytes[node] >= limits.COPIES_PER_NODE_MAX_BYTES
+    def _is_held_up(self, verdict: Verdict, now: float) -> bool:
+        """Whether a copy waits only for nodes that are occupied now."""
+        occupied = self._copies.occupied(self.bandwidth, now)
+        return all(number in occupied for number in verdict.readable) or any(
+            node.number in occupied for node in self._manager.usable()
         )
 
-    def _source(self, verdict: Verdict) -> int | None:
-        able = [number for number in verdict.readable if not self._is_loaded(number)]
-        healthy = [
-            number
-            for number in able
-            if (node := self._manager.get(number)) is not None
-            and node.state in (common_pb2.NODE_STATE_HEALTHY, common_pb2.NODE_STATE_DRAINING)
-        ]
-        return min(healthy or able, key=lambda number: self._load[number], default=None)
+    def _start(self, chunk_id: bytes, record: ChunkRecord, verdict: Verdict, now: float) -> bool:
+        if chunk_id in self._copies:
+            return False
+        occupied = self._copies.occupied(self.bandwidth, now)
+        source = self._copies.source(verdict.readable, occupied)
+        targets = self._targets(chunk_id, record, verdict, occupied) if source is not None else []
+        if source is None or not targets:
+            return False
 
-    def _targets(self, chunk_id: bytes, record: ChunkRecord, verdict: Verdict) -> list[int]:
-        barred = {
-            node.number
-            for node in self._manager
-            if self._is_loaded(node.number) or self._is_barred(node.number, chunk_id)
-        }
+        def finished(gained: list[int]) -> None:
+            self._running.discard(chunk_id)
+            for number in gained:
+                self._changes.want(Change(Kind.ADD, chunk_id, number, self._reconsider(chunk_id)))
+            if len(gained) < len(targets):
+                self._defer(chunk_id, len(verdict.readable), now)
+
+        copy = Copy(chunk_id, record.length, source, tuple(targets))
+        if not self._copies.start(copy, self.bandwidth, finished, now):
+            return False
+        self._running.add(chunk_id)
+        return True
+
+    def _targets(
+        self, chunk_id: bytes, record: ChunkRecord, verdict: Verdict, occupied: set[int]
+    ) -> list[int]:
+        barred = {node.number for node in self._manager if self._is_barred(node.number, chunk_id)}
         try:
-            return self._placer.place(record.length, verdict.missing, held=record.nodes, exclude=barred)
+            return self._placer.place(
+                record.length,
+                verdict.missing,
+                held=verdict.kept,
+                exclude={*occupied, *barred, *record.nodes},
+            )
         except CairnError as error:
             log.debug("no place for a replica now", chunk=chunk_id.hex(), reason=str(error))
             return []
 
-    def _defer(self, chunk_id: bytes, verdict: Verdict, now: float) -> None:
-        heapq.heappush(self._later, (now + RETRY_S, chunk_id, len(verdict.readable)))
-
-    def _finish(
-        self,
-        chunk_id: bytes,
-        involved: tuple[int, ...],
-        verdict: Verdict,
-        result: nodes_pb2.TaskResult | None,
-        started_s: float,
-    ) -> None:
-        gained = [number for number in result.nodes if number in involved[1:]] if result is not None else []
-        for number in gained:
-            self._changes.want(Change(Kind.ADD, chunk_id, number, self._reconsider(chunk_id)))
-        if len(gained) == len(involved) - 1:
-            return
-        if result is not None and result.error in _SOURCE_AT_FAULT:
-            self._doubt(chunk_id, involved[0])
-        log.info(
-            "repair copy failed",
-            chunk=chunk_id.hex(),
-            source=involved[0],
-            targets=involved[1:],
-            detail=result.detail if result is not None else "no answer",
-        )
-        self._defer(chunk_id, verdict, started_s)
+    def _defer(self, chunk_id: bytes, readable: int, now: float) -> None:
+        heapq.heappush(self._later, (now + RETRY_S, chunk_id, readable))
 
     def _reconsider(self, chunk_id: bytes) -> Callable[[Applied], None]:
         def look(applied: Applied) -> None:

@@ -7,7 +7,7 @@ chunk stored while the first listing was under way is in a record, and in the se
 """
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -26,11 +26,15 @@ from cairnfs.rpc.v1 import common_pb2, nodes_pb2
 
 log = get_logger(__name__)
 
+_LEAVING: Final = 1 << 31
 AGAIN_AFTER_GRACE: Final = 1.1  # grace times until a node may be told to delete what it keeps now
 
 
 class ChunkListing:
-    """A report as it arrives, packed (36 bytes a chunk), because it is kept until it is complete."""
+    """A report as it arrives, packed (36 bytes a chunk), because it is kept until it is complete.
+
+    The highest bit of a packed length says that the chunk is leaving.
+    """
 
     def __init__(self) -> None:
         self._ids = bytearray()
@@ -54,7 +58,7 @@ class ChunkListing:
                 raise _invalid("chunk ids are not sorted")
             last = chunk.chunk_id
             self._ids += last
-            self._lengths.append(chunk.length)
+            self._lengths.append(chunk.length | _LEAVING * chunk.leaving)
         self.complete = message.end
 
     def id_at(self, index: int) -> bytes:
@@ -63,7 +67,11 @@ class ChunkListing:
 
     def length_at(self, index: int) -> int:
         """The length in bytes of the chunk at `index`."""
-        return self._lengths[index]
+        return self._lengths[index] & ~_LEAVING
+
+    def is_leaving_at(self, index: int) -> bool:
+        """Whether the disk of the chunk at `index` is to be emptied."""
+        return bool(self._lengths[index] & _LEAVING)
 
 
 def _invalid(detail: str) -> CairnError:
@@ -91,6 +99,7 @@ class Parts:
     doubts: Doubts
     repairer: Repairer
     may_delete: bool  # not in safe mode
+    leave: Callable[[bytes, int], None]  # have a chunk copied from a node that holds the only replica
 
 
 class Reconciliation:
@@ -108,7 +117,7 @@ class Reconciliation:
         self._absent: set[bytes] = set()
         self._unknown: list[bytes] = []
         self._dropped: set[bytes] = set()
-        self.added = self.postponed = 0
+        self.added = self.postponed = self.leaving = 0
 
     def step(self, txn: ReadTransaction) -> bool:
         """Reconcile the next range of ids; whether more follow."""
@@ -118,7 +127,10 @@ class Reconciliation:
             self._unknown.extend(self._listed_below(chunk_id))
             held = self._at < len(self._listing) and self._listing.id_at(self._at) == chunk_id
             if held:
-                self._judge_held(chunk_id, record, self._listing.length_at(self._at))
+                if self._listing.is_leaving_at(self._at):
+                    self._judge_leaving(chunk_id, record)
+                else:
+                    self._judge_held(chunk_id, record, self._listing.length_at(self._at))
                 self._at += 1
             elif self._node in record.nodes and record.state == ChunkState.LIVE:
                 self._judge_absent(chunk_id)
@@ -150,6 +162,8 @@ class Reconciliation:
         """When to look again: at once to confirm what is absent, but not in a circle on a busy node."""
         if self._absent:
             return limits.TASK_DEADLINE_S if self._before.suspected else 0.0
+        if self.leaving:
+            return limits.TASK_DEADLINE_S
         node = self._parts.manager.get(self._node)
         if self.postponed and node is not None:
             return min(limits.CHUNK_REPORT_INTERVAL_S, node.history.span_s * AGAIN_AFTER_GRACE)
@@ -177,17 +191,37 @@ class Reconciliation:
         else:
             self._unknown.append(chunk_id)
 
+    def _judge_leaving(self, chunk_id: bytes, record: ChunkRecord) -> None:
+        """It is good, but must not stay: no longer a replica as soon as somebody else has the chunk."""
+        parts = self._parts
+        if record.state != ChunkState.LIVE or record.references == 0:
+            return
+        others = [n for n in record.nodes if n != self._node and parts.manager.is_alive(n)]
+        if self._node not in record.nodes:
+            if not others:
+                parts.changes.want(Change(Kind.ADD, chunk_id, self._node, self._moving(chunk_id)))
+        elif others:
+            parts.changes.want(Change(Kind.DROP_BAD, chunk_id, self._node, self._repairing(chunk_id)))
+        else:
+            self.leaving += 1
+            parts.leave(chunk_id, self._node)
+
+    def _moving(self, chunk_id: bytes) -> Callable[[Applied], None]:
+        return lambda _applied: self._parts.leave(chunk_id, self._node)
+
+    def _repairing(self, chunk_id: bytes) -> Callable[[Applied], None]:
+        def repair(applied: Applied) -> None:
+            self._parts.repairer.consider(chunk_id, applied.record)
+
+        return repair
+
     def _judge_absent(self, chunk_id: bytes) -> None:
         if chunk_id not in self._before.suspected:
             if len(self._absent) < limits.REPAIR_QUEUE_MAX:
                 self._absent.add(chunk_id)
             return
         self._dropped.add(chunk_id)
-
-        def repair(applied: Applied) -> None:
-            self._parts.repairer.consider(chunk_id, applied.record)
-
-        self._parts.changes.want(Change(Kind.DROP, chunk_id, self._node, repair))
+        self._parts.changes.want(Change(Kind.DROP, chunk_id, self._node, self._repairing(chunk_id)))
 
     def _delete_unknown(self) -> None:
         if not self._unknown:

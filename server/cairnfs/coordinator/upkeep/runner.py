@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 
 from cairnfs.base.clock import Clock
 from cairnfs.base.logs import get_logger
+from cairnfs.coordinator.membership import nodes_table
 from cairnfs.coordinator.upkeep.store import Store
 from cairnfs.coordinator.upkeep.upkeep import Upkeep
 from cairnfs.engine.interface import EngineError
@@ -52,7 +53,13 @@ class UpkeepRunner:
         more = await self._commit_changes()
         if upkeep.safe_mode.active:
             return more
-        work: tuple[Callable[[], Awaitable[bool]], ...] = (self._scan, self._repair, self._collect)
+        work: tuple[Callable[[], Awaitable[bool]], ...] = (
+            self._scan,
+            self._repair,
+            self._move,
+            self._flag,
+            self._collect,
+        )
         for part in work:
             more |= await part()
         return more
@@ -74,6 +81,25 @@ class UpkeepRunner:
         if repairer.waiting:
             self._store.read(lambda txn: repairer.start_copies(txn, now))
         return False
+
+    async def _move(self) -> bool:
+        upkeep, now = self._upkeep, self._clock.monotonic()
+        mover, repairer = upkeep.mover, upkeep.repairer
+        if mover.waiting:
+            self._store.read(lambda txn: mover.start_moves(txn, now))
+        idle = not (repairer.waiting or repairer.running or mover.waiting)
+        tally = upkeep.scanner.tally
+        return self._store.read(lambda txn: upkeep.rebalancer.step(txn, tally, now, idle=idle))
+
+    async def _flag(self) -> bool:
+        found = self._upkeep.faults.to_flag(self._clock.monotonic())
+        if found is None:
+            return False
+        number, trouble = found
+        log.warning("datanode is not trusted any more", node=number, detail=trouble)
+        await self._store.commit(nodes_table.failing(number, trouble))
+        self._upkeep.manager.set_failing(number, trouble)
+        return True
 
     async def _collect(self) -> bool:
         collector, clock = self._upkeep.collector, self._clock

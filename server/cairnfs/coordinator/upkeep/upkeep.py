@@ -9,12 +9,19 @@ from cairnfs.base.logs import get_logger
 from cairnfs.base.settings import CoordinatorSettings
 from cairnfs.coordinator.membership.manager import NodeManager
 from cairnfs.coordinator.membership.node import DEAD, DRAINING, HEALTHY, JOINING
+from cairnfs.coordinator.membership.speed import SpeedJudge
 from cairnfs.coordinator.placement.placer import Placer
 from cairnfs.coordinator.records import ChunkRecord
+from cairnfs.coordinator.upkeep.bandwidth import Bandwidth
 from cairnfs.coordinator.upkeep.changes import ReplicaChanges
+from cairnfs.coordinator.upkeep.copies import Copies
 from cairnfs.coordinator.upkeep.deletions import Deleter
 from cairnfs.coordinator.upkeep.doubts import Doubts
+from cairnfs.coordinator.upkeep.drains import Drains
+from cairnfs.coordinator.upkeep.faults import FaultBook
 from cairnfs.coordinator.upkeep.garbage import Collector
+from cairnfs.coordinator.upkeep.moves import Move, Mover
+from cairnfs.coordinator.upkeep.rebalance import Rebalancer
 from cairnfs.coordinator.upkeep.repair import Repairer
 from cairnfs.coordinator.upkeep.reports import (
     AGAIN_AFTER_GRACE,
@@ -30,6 +37,8 @@ from cairnfs.rpc.v1 import common_pb2, nodes_pb2
 
 log = get_logger(__name__)
 
+FAILED: Final = nodes_pb2.DISK_STATE_FAILED
+READ_ONLY: Final = nodes_pb2.DISK_STATE_READ_ONLY
 _SETTLED: Final = (HEALTHY, DRAINING, DEAD)
 
 
@@ -49,16 +58,32 @@ class Upkeep:
         self.board = TaskBoard(first_id=1 + secrets.randbits(48))
         self.changes = ReplicaChanges(manager)
         self.deleter = Deleter(manager, self.board, lambda: self._now, self._look_again)
-        self.doubts = Doubts(self.board, self.changes, self._replica_dropped)
-        self.repairer = Repairer(
-            manager, placer, self.board, self.changes, self._doubt_source, self._is_barred_target
+        self.faults = FaultBook(manager)
+        self.speed = SpeedJudge(manager)
+        self.drains = Drains(manager)
+        self.doubts = Doubts(
+            self.board, self.changes, self._replica_dropped, lambda node: self.faults.note(node, self._now)
         )
-        self.scanner = Scanner(manager, self.repairer, self.changes, self.deleter)
+        self.copies = Copies(manager, self.board, self._doubt_source, lambda: self._now)
+        repairs = Bandwidth(settings.repair_bytes_per_s, settings.repair_node_bytes_per_s, now)
+        barred = self._is_barred_target
+        self.repairer = Repairer(manager, placer, self.copies, self.changes, repairs, barred)
+        moves = Bandwidth(settings.rebalance_bytes_per_s, settings.repair_node_bytes_per_s, now)
+        self.mover = Mover(
+            manager, placer, self.copies, self.changes, self.deleter, moves, barred, self._look_again
+        )
+        self.rebalancer = Rebalancer(
+            manager, self.mover, settings.rebalance_percent, enabled=settings.rebalance
+        )
+        self.scanner = Scanner(
+            manager, self.repairer, self.changes, self.deleter, self.mover, self.drains.counted
+        )
         self.collector = Collector(manager, self.deleter, self.changes, settings.garbage_grace_s)
         self.safe_mode = SafeMode(manager, self._has_reported, settings.dead_s, now)
         self._reports: dict[int, NodeReports] = {}
         self._boots: dict[int, str] = {}
         self._settled: dict[int, common_pb2.NodeState.ValueType] = {}
+        self._failing = {node.number for node in manager if node.failing}
         self._short_plans = False
         manager.subscribe(self._membership_changed)
 
@@ -77,12 +102,24 @@ class Upkeep:
         for chunk_id in request.corrupt:
             self.doubts.found_bad(chunk_id, node)
         reports = self._reports.setdefault(node, NodeReports(due_s=now))
+        self._observe(request, now)
         if reports.due_s <= now and not reports.under_way:
             reply.send_chunk_report = True
             reports.due_s = now + limits.TASK_DEADLINE_S  # asked; ask again if none comes
         reply.tasks.extend(self.board.take(node, now))
         if self.board.is_busy(node):
             reply.next_heartbeat_ms = min(reply.next_heartbeat_ms, int(limits.BUSY_HEARTBEAT_S * 1000))
+
+    def _observe(self, request: nodes_pb2.HeartbeatRequest, now: float) -> None:
+        """A disk that fails shows in a chunk report: have one now, so that repair starts."""
+        node = self.manager.get(request.node)
+        if node is None or not node.observe(request):
+            return
+        if any(disk.state in (FAILED, READ_ONLY) for disk in node.disks):
+            for disk in node.disks:
+                if disk.detail:
+                    log.warning("disk of a datanode", node=node.number, path=disk.path, detail=disk.detail)
+            self.request_report(node.number)
 
     def restarted(self, node: int, now: float) -> None:
         """A new process of this node: what the old one was told is forgotten, what it holds is asked for."""
@@ -104,6 +141,7 @@ class Upkeep:
             self.doubts,
             self.repairer,
             may_delete=not self.safe_mode.active,
+            leave=lambda chunk_id, giver: self.mover.want(Move(chunk_id, giver, must=True)),
         )
         return Reconciliation(parts, node, listing, before)
 
@@ -149,6 +187,7 @@ class Upkeep:
         """Let time take effect on nodes, tasks and safe mode."""
         self._now = now
         self.manager.tick(now)
+        self.speed.tick(now)
         self.board.expire(now)
         if self.safe_mode.tick(now):
             log.info("safe mode ends", nodes=sum(1 for _ in self.manager))
@@ -191,6 +230,9 @@ class Upkeep:
             self._boots.pop(number, None)
             self.scanner.request()
             return
+        if update.info.failing != (number in self._failing):
+            self._failing ^= {number}
+            self.scanner.request()
         usable_again = self._short_plans and state == HEALTHY and not update.info.read_only
         if usable_again or (state in _SETTLED and self._settled.get(number) != state):
             self._short_plans = False

@@ -22,10 +22,11 @@ class SmallChunk:
 
 @dataclass(frozen=True, slots=True)
 class StoredEntry:
-    """One chunk of a listing; length in bytes."""
+    """One chunk of a listing; length in bytes. `leaving`: it can be read, but its disk is to be emptied."""
 
     chunk_id: bytes
     length: int
+    leaving: bool = False
 
 
 @dataclass(frozen=True, slots=True)

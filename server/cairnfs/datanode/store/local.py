@@ -38,9 +38,16 @@ def _length(place: Place) -> int:
 class LocalChunkStore:
     """Implements ChunkStore below `root`, which its caller has locked."""
 
-    def __init__(self, root: Path, capacity_bytes: int = 0, reserve_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        root: Path,
+        capacity_bytes: int = 0,
+        reserve_bytes: int = 0,
+        requests: RequestLog | None = None,
+    ) -> None:
+        """`requests` is shared by the stores of one datanode, whose owner then guards it."""
         self._lock = threading.Lock()
-        self._requests = RequestLog()
+        self._requests = RequestLog() if requests is None else requests
         self._bad: set[bytes] = set()
         self._files = ChunkFiles(root)
         self._packed = PackedChunks(root)
