@@ -8,7 +8,7 @@ import grpc
 from cairnfs.base import limits
 from cairnfs.base.errors import CairnError
 from cairnfs.client.grpc_reasons import short_reason
-from cairnfs.rpc.v1 import common_pb2, metadata_pb2 as pb
+from cairnfs.rpc.v1 import common_pb2, metadata_pb2 as pb, nodes_pb2
 
 T = TypeVar("T")
 Coordinators = str | Sequence[str]
@@ -17,6 +17,7 @@ ADMIN_DEADLINE_S: Final = 5.0
 FSCK_DEADLINE_S: Final = 24 * 3600.0
 
 _PATH: Final = "/cairnfs.rpc.v1.Metadata/"
+_NODES: Final = "/cairnfs.rpc.v1.Nodes/"
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", limits.GRPC_MESSAGE_MAX_BYTES),
     ("grpc.enable_http_proxy", 0),
@@ -45,6 +46,51 @@ def list_nodes(coordinators: Coordinators, *, deadline_s: float = ADMIN_DEADLINE
         return reply.cluster_map
 
     return _first(coordinators, ask)
+
+
+def upkeep_status(
+    coordinators: Coordinators, *, deadline_s: float = ADMIN_DEADLINE_S
+) -> nodes_pb2.UpkeepStatusReply:
+    """How repair, draining, rebalancing and disks get on; raises as `status` does."""
+
+    def ask(channel: grpc.Channel) -> nodes_pb2.UpkeepStatusReply:
+        method = channel.unary_unary(
+            _NODES + "UpkeepStatus",
+            nodes_pb2.UpkeepStatusRequest.SerializeToString,
+            nodes_pb2.UpkeepStatusReply.FromString,
+        )
+        reply: nodes_pb2.UpkeepStatusReply = method(nodes_pb2.UpkeepStatusRequest(), timeout=deadline_s)
+        return reply
+
+    return _first(coordinators, ask)
+
+
+def change_node(
+    coordinators: Coordinators,
+    node: int,
+    change: nodes_pb2.NodeChange.ValueType,
+    *,
+    deadline_s: float = limits.RPC_DEADLINE_S,
+) -> None:
+    """Drain a datanode, use it again, trust it again, or remove it.
+
+    Raises as `status` does, and CairnError NODE_UNKNOWN, INVALID, or BUSY when chunks depend on a node to
+    be removed.
+    """
+
+    def ask(channel: grpc.Channel) -> nodes_pb2.ChangeNodeReply:
+        method = channel.unary_unary(
+            _NODES + "ChangeNode",
+            nodes_pb2.ChangeNodeRequest.SerializeToString,
+            nodes_pb2.ChangeNodeReply.FromString,
+        )
+        request = nodes_pb2.ChangeNodeRequest(node=node, change=change)
+        reply: nodes_pb2.ChangeNodeReply = method(request, timeout=deadline_s)
+        return reply
+
+    reply = _first(coordinators, ask)
+    if reply.error:
+        raise CairnError(reply.error, reply.detail)
 
 
 def fsck(

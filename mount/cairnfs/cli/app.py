@@ -14,6 +14,7 @@ from cairnfs.cli import (
     install_mount_helper,
     mount,
     nodes,
+    repair,
     status,
     umount,
     up,
@@ -54,7 +55,8 @@ def build() -> Callable[..., Any]:
     app.command("up")(up.command)
     app.command("down")(down.command)
     app.command("status")(status.command)
-    app.command("nodes")(nodes.command)
+    app.add_typer(nodes.app, name="nodes")
+    app.add_typer(repair.app, name="repair")
     app.command("fsck")(fsck.command)
     app.command("mount")(mount.command)
     app.command("umount")(umount.command)

@@ -26,3 +26,10 @@ def human_bytes(size_bytes: int) -> str:
             break
         size, unit = size / 1024, larger
     return f"{size_bytes} B" if unit == "B" else f"{size:.1f} {unit}"
+
+
+def human_seconds(seconds: float) -> str:
+    """A time in its largest unit that leaves at least 2, rounded: `90 s`, `12 min`, `5 h`."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7_200 else f"{seconds / 3_600:.0f} h"

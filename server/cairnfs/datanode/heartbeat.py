@@ -14,6 +14,7 @@ from cairnfs.datanode.disk import Disk
 from cairnfs.datanode.disks.array import DiskArray
 from cairnfs.datanode.disks.summary import disk_use
 from cairnfs.datanode.membership import Membership
+from cairnfs.datanode.scrubber import Scrubber
 from cairnfs.datanode.tasks import TaskRunner
 from cairnfs.rpc.v1 import common_pb2, nodes_pb2
 
@@ -42,6 +43,7 @@ class Heartbeats:
         interval_s: float,
     ) -> None:
         self.tasks: TaskRunner | None = None
+        self.scrubber: Scrubber | None = None
         self._coordinators = coordinators
         self._membership = membership
         self._disk = disk
@@ -136,6 +138,7 @@ class Heartbeats:
             store_seq=store.seq,
             boot=store.boot,
             disks=[report.info() for report in self._disks.disks()],
+            scrub=self.scrubber.figures if self.scrubber else None,
             store_us=int(self._disks.store_s * 1e6),
         )
         reply = await self._coordinators.heartbeat(request, max(self._interval_s, limits.NODE_HEARTBEAT_S))

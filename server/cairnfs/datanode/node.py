@@ -18,6 +18,7 @@ from cairnfs.datanode.disks.directories import DataDirectories
 from cairnfs.datanode.heartbeat import Heartbeats, Place
 from cairnfs.datanode.membership import Membership
 from cairnfs.datanode.peers import Peers
+from cairnfs.datanode.scrubber import Scrubber
 from cairnfs.datanode.service import ChunksService
 from cairnfs.datanode.side_socket import SideSocket
 from cairnfs.datanode.store.local import LocalChunkStore
@@ -116,14 +117,14 @@ class Datanode:
             Coordinators(addresses), self.membership, self.disk, self.store, place, self.settings.heartbeat_s
         )
         tasks = heartbeats.tasks = TaskRunner(self.disk, self._peers, heartbeats.wake)
+        scrubber = heartbeats.scrubber = Scrubber(
+            self.disk, self.settings.scrub_bytes_per_s, heartbeats.found_corrupt, SystemClock()
+        )
         parts = [
             asyncio.create_task(heartbeats.run(), name="heartbeats"),
             asyncio.create_task(upkeep.maintain(self.disk), name="maintain"),
             asyncio.create_task(upkeep.watch_disks(self.disk, self.store), name="watch disks"),
-            asyncio.create_task(
-                upkeep.scrub(self.disk, tasks, self.settings.scrub_bytes_per_s, heartbeats.found_corrupt),
-                name="scrub",
-            ),
+            asyncio.create_task(scrubber.run(), name="scrub"),
         ]
         try:
             await asyncio.gather(*parts)

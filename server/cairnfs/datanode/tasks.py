@@ -9,6 +9,7 @@ from cairnfs.base.logs import get_logger
 from cairnfs.bulk.codec import ChunkFrame
 from cairnfs.datanode.disk import Disk
 from cairnfs.datanode.peers import Peers
+from cairnfs.datanode.scrubber import is_intact
 from cairnfs.rpc.v1 import chunks_pb2, common_pb2, nodes_pb2
 
 _log = get_logger(__name__)
@@ -89,20 +90,13 @@ class TaskRunner:
     async def _verify(self, task: nodes_pb2.VerifyChunks) -> nodes_pb2.TaskResult:
         limit = min(task.limit or limits.VERIFY_CHUNKS_MAX, limits.VERIFY_CHUNKS_MAX)
         entries = await self._disk.run(self._disk.store.list_chunks, task.after, limit)
-        corrupt = [entry.chunk_id for entry in entries if not await self.intact(entry.chunk_id)]
+        corrupt = [
+            entry.chunk_id
+            for entry in entries
+            if not await self._disk.run(is_intact, self._disk.store, entry.chunk_id)
+        ]
         last = entries[-1].chunk_id if entries else task.after
         return nodes_pb2.TaskResult(corrupt=corrupt, last=last, end=len(entries) < limit)
-
-    async def intact(self, chunk_id: bytes) -> bool:
-        """Read a chunk and check it; a chunk that was deleted meanwhile counts as intact."""
-        try:
-            await self._disk.run(self._disk.store.verify, chunk_id)
-        except CairnError as error:
-            if error.code == common_pb2.ERROR_CODE_NOT_FOUND and self._disk.store.length(chunk_id) is None:
-                return True
-            _log.warning("bad chunk", chunk=chunk_id.hex(), detail=str(error))
-            return False
-        return True
 
     async def close(self) -> None:
         """Stop all tasks; the coordinator gives them again."""

@@ -1,31 +1,14 @@
-"""Background care for the stored chunks: a scrubber that re-reads them all, and compaction."""
+"""Background care for the disks: whether they can be written, and compaction."""
 
 import asyncio
-from collections.abc import Callable
 
 from cairnfs.base import limits
 from cairnfs.base.errors import CairnError
 from cairnfs.base.logs import get_logger
 from cairnfs.datanode.disk import Disk
 from cairnfs.datanode.disks.array import DiskArray
-from cairnfs.datanode.tasks import TaskRunner
 
 _log = get_logger(__name__)
-
-
-async def scrub(
-    disk: Disk, tasks: TaskRunner, bytes_per_s: int, found_corrupt: Callable[[bytes], None]
-) -> None:
-    """Check every chunk again and again at this rate; 0: never."""
-    while bytes_per_s > 0:
-        after = b""
-        while entries := await disk.run(disk.store.list_chunks, after, limits.VERIFY_CHUNKS_MAX):
-            for entry in entries:
-                await asyncio.sleep(entry.length / bytes_per_s)
-                if not await tasks.intact(entry.chunk_id):
-                    found_corrupt(entry.chunk_id)
-            after = entries[-1].chunk_id
-        await asyncio.sleep(limits.SCRUB_PAUSE_S)
 
 
 async def watch_disks(disk: Disk, disks: DiskArray) -> None:

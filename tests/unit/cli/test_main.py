@@ -15,7 +15,9 @@ from cairnfs.cli.main import describe, main
 from cairnfs.cli.up import typed_as
 from cairnfs.config.schema import keys_of
 
-COMMANDS = "up down status nodes fsck mount umount coordinator datanode install-mount-helper version config"
+COMMANDS = (
+    "up down status fsck mount umount coordinator datanode install-mount-helper version nodes repair config"
+)
 
 
 @pytest.fixture(autouse=True)
