@@ -147,5 +147,6 @@ def _nodes_methods(nodes: Any) -> dict[str, Opener]:
         _NODES + "Register": unary(nodes_pb2.RegisterRequest, nodes.Register),
         _NODES + "Heartbeat": unary(nodes_pb2.HeartbeatRequest, nodes.Heartbeat),
         _NODES + "ChangeNode": unary(nodes_pb2.ChangeNodeRequest, nodes.ChangeNode),
+        _NODES + "UpkeepStatus": unary(nodes_pb2.UpkeepStatusRequest, nodes.UpkeepStatus),
         _NODES + "ReportChunks": many_requests(nodes_pb2.ChunkReport, nodes.ReportChunks),
     }
