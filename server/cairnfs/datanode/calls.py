@@ -62,6 +62,13 @@ class ByteCall:
             await self._changed.wait()
         self._call.send(message)
 
+    def write_now(self, message: bytes) -> bool:
+        """Send a message if the other end takes it at once."""
+        if self._call.blocked:
+            return False
+        self._call.send(message)
+        return True
+
     def _hold_back(self) -> None:
         full = self._arrived_bytes > limits.FRAME_MAX_BYTES
         if full != self._held_back:

@@ -5,6 +5,7 @@ Memory for a stream stays below its window plus one frame: reading stops while m
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 
 from cairnfs.base import limits
 from cairnfs.base.clock import Clock
@@ -23,11 +24,22 @@ _log = get_logger(__name__)
 class StreamIntake:
     """All transfers of one incoming stream."""
 
-    def __init__(self, disk: Disk, peers: Peers, own_node: int, window_bytes: int, clock: Clock) -> None:
+    def __init__(
+        self,
+        disk: Disk,
+        peers: Peers,
+        own_node: int,
+        window_bytes: int,
+        clock: Clock,
+        answer: Callable[[chunks_pb2.ChunkDataAck], bool] | None = None,
+    ) -> None:
+        """`answer` sends an acknowledgement if the sender takes it at once; the others wait in `acks`."""
         self.disk = disk
         self.peers = peers
         self.acks: deque[chunks_pb2.ChunkDataAck] = deque()
         self.held_bytes = 0
+        self._answer = answer
+        self._ending = False
         self._news = asyncio.Event()
         self._room = asyncio.Event()
         self._own_node = own_node
@@ -85,16 +97,18 @@ class StreamIntake:
         )
 
     def acknowledge(self, ack: chunks_pb2.ChunkDataAck) -> None:
-        """Queue an answer to the sender."""
-        self.acks.append(ack)
-        self._news.set()
+        """Answer the sender, in order."""
+        if self.acks or self._answer is None or not self._answer(ack):
+            self.acks.append(ack)
+            self._news.set()
 
     def wake(self) -> None:
-        """Let `wait_for_acks` return."""
+        """Let `wait_for_acks` return now, and from now on whenever a transfer ends."""
+        self._ending = True
         self._news.set()
 
     async def wait_for_acks(self) -> None:
-        """Return when there may be acknowledgements to send, or the last transfer has ended."""
+        """Return when there may be acknowledgements to send; after `wake` also when a transfer has ended."""
         await self._news.wait()
         self._news.clear()
 
@@ -108,7 +122,8 @@ class StreamIntake:
         """The sender has its final answer."""
         if self._running.get(number) is running:
             del self._running[number]
-        self._news.set()
+        if self._ending:
+            self._news.set()
 
     def give_up_idle(self) -> None:
         """Fail transfers of which nothing arrived for TRANSFER_IDLE_S."""

@@ -36,6 +36,13 @@ class PeerCall:
             raise self._error or _unavailable("the peer ended the call")
         self._connection.send(self._stream, message)
 
+    def write_now(self, message: bytes) -> bool:
+        """Send a message if the peer takes it at once."""
+        if self._ended or self._connection.blocked(self._stream):
+            return False
+        self._connection.send(self._stream, message)
+        return True
+
     async def read(self) -> bytes | None:
         """The next message; None at a good end. Raises CairnError UNAVAILABLE at any other."""
         while not self._arrived:

@@ -62,7 +62,8 @@ class PeerLink:
         self._membership = membership
         self._clock = clock
         self._sender = replication.ReplicationSender()
-        self._outgoing: deque[ChunkFrame] = deque()
+        self._outgoing: deque[ChunkFrame] = deque()  # what the peer does not take at once
+        self._call: PeerCall | None = None
         self._wake = asyncio.Event()
         self._wanted = asyncio.Event()
         self._reset = asyncio.Event()
@@ -112,7 +113,7 @@ class PeerLink:
         target = target_of(self.info, self._membership.host_id)
         async with PeerConnection.connect(target) as connection:
             reply = await self._open(connection)
-            call = connection.open(CHUNKS + "ChunkDataStream")
+            call = self._call = connection.open(CHUNKS + "ChunkDataStream")
             now = self._clock.monotonic()
             self._perform(self._sender.on_open(reply.replication_session, reply.ready_for_next, now))
             parts = (self._write(call), self._read(call), self._watch())
@@ -125,6 +126,7 @@ class PeerLink:
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
+                self._call = None
                 if self._shared is not None:
                     self._shared.close()
                     self._shared = None
@@ -148,7 +150,8 @@ class PeerLink:
     async def _write(self, call: PeerCall) -> str:
         while True:
             while self._outgoing:
-                await call.write(encode_chunk_data(self._outgoing.popleft()))
+                await call.write(encode_chunk_data(self._outgoing[0]))
+                self._outgoing.popleft()  # only now: what comes meanwhile goes behind it
             self._wake.clear()
             await self._wake.wait()
 
@@ -170,8 +173,7 @@ class PeerLink:
         for effect in effects:
             match effect:
                 case replication.Send(frame):
-                    self._outgoing.append(frame if self._shared is None else self._shared.buffer.place(frame))
-                    self._wake.set()
+                    self._send(frame if self._shared is None else self._shared.buffer.place(frame))
                 case replication.Answered(key, ack):
                     cast(ReplicaListener, key).replica_answered(self.info.node, ack)
                 case replication.Failed(key, detail) if soon:
@@ -182,6 +184,12 @@ class PeerLink:
                     _log.warning("replica dropped", peer=self.info.node, detail=detail)
                     self._down_until_s = self._clock.monotonic() + limits.PEER_RETRY_S
                     self._reset.set()
+
+    def _send(self, frame: ChunkFrame) -> None:
+        """At once when the peer takes it: then no task has to be woken for it."""
+        if self._outgoing or self._call is None or not self._call.write_now(encode_chunk_data(frame)):
+            self._outgoing.append(frame)
+            self._wake.set()
 
     def _fail_soon(self, listener: ReplicaListener, detail: str) -> None:
         asyncio.get_running_loop().call_soon(listener.replica_failed, self.info.node, detail)

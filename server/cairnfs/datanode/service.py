@@ -107,7 +107,12 @@ class ChunksService:
     async def _serve_intake(
         self, call: ByteCall, window_bytes: int, check: Callable[[chunks_pb2.ChunkHeader], None]
     ) -> None:
-        intake = StreamIntake(self._disk, self._peers, self._membership.node, window_bytes, self._clock)
+        def answer(ack: chunks_pb2.ChunkDataAck) -> bool:
+            return call.write_now(ack.SerializeToString())
+
+        intake = StreamIntake(
+            self._disk, self._peers, self._membership.node, window_bytes, self._clock, answer
+        )
         reader = self._reader(self._receive(call, intake, check))
         idle = asyncio.create_task(_give_up_idle(intake))
         try:
@@ -232,7 +237,8 @@ async def _acknowledge(call: ByteCall, intake: StreamIntake, reader: "asyncio.Ta
         if reader.cancelled():
             intake.drain()
         while intake.acks:
-            await call.write(intake.acks.popleft().SerializeToString())
+            await call.write(intake.acks[0].SerializeToString())
+            intake.acks.popleft()  # only now: what comes meanwhile goes behind it
         if reader.done() and (intake.idle or (not reader.cancelled() and reader.exception())):
             return
         await intake.wait_for_acks()
