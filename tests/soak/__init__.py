@@ -1,0 +1,1 @@
+"""Long runs under faults: writers that keep ledgers, and a program that breaks what they write to."""
