@@ -27,13 +27,22 @@ from cairnfs.rpc.v1 import metadata_pb2 as pb
 from cairnfs.vfs.answers import Content
 from tests.doubles.memory_fs import _BY_ERRNO, TIMEOUT_S, MemoryFileSystem
 
-_ANSWERED = ("lookup", "absent", "getattr", "xattr", "flush", "release", "listing", "open", "read")
+_ANSWERED = ("lookup", "absent", "getattr", "xattr", "flush", "release", "listing", "open", "read", "write")
+
+
+class WrittenMemory(MemoryFileSystem):
+    """A file system to which some is written without asking."""
+
+    def take_absorbed(self) -> None:
+        """See `FileSystem`."""
+        for one in self.answers.take_writes():
+            self._store(self.inodes[one.ino], one.offset, bytes(one.data))
 
 
 class Control:
     """Executes the test's commands on the trio thread."""
 
-    def __init__(self, fs: MemoryFileSystem, notifier: Notifier, nursery: trio.Nursery) -> None:
+    def __init__(self, fs: WrittenMemory, notifier: Notifier, nursery: trio.Nursery) -> None:
         self.nursery = nursery
         self.fs = fs
         self.notifier = notifier
@@ -108,6 +117,18 @@ class Control:
     async def publish_complete(self) -> None:
         self.fs.answers.publish_complete(self.fs.root_ino)
 
+    async def let_write(self, room_bytes: int) -> None:
+        """Small writes to what is open now need not reach the file system."""
+        for handle, ino in self.fs.handles.items():
+            self.fs.answers.withdraw_attributes(ino)
+            self.fs.answers.publish_writer(handle, ino)
+        self.fs.answers.room_for_writes(room_bytes)
+
+    async def withdraw_writers(self) -> None:
+        for handle in self.fs.handles:
+            self.fs.answers.withdraw_writer(handle)
+        self.fs.take_absorbed()
+
     async def withdraw_inode(self, name: str) -> None:
         ino = self.fs._child(self.fs.root_ino, name.encode()).attr.ino
         self.fs.references[ino] += self.fs.answers.withdraw_inode(ino)
@@ -169,7 +190,7 @@ def _say(answer: Any) -> None:
 
 
 async def main(mountpoint: Path, options: set[str]) -> None:
-    fs = MemoryFileSystem()
+    fs = WrittenMemory()
     presentation = Presentation(fs.root_ino)
     fs.answers = KernelAnswers(presentation, TIMEOUT_S)
     notifier = Notifier()
@@ -184,7 +205,7 @@ def serve_memory(mountpoint: Path, ready_fd: int) -> None:
     """Serve until unmounted or SIGTERM arrives; a line goes to `ready_fd` when the mount answers."""
 
     async def run() -> None:
-        fs = MemoryFileSystem()
+        fs = WrittenMemory()
         mounting = Mounting(mountpoint, {"fsname=memory", "subtype=cairnfs"}, Presentation(fs.root_ino))
         with trio.open_signal_receiver(signal.SIGTERM) as signals:
             async with trio.open_nursery() as nursery:

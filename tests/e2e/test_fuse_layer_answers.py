@@ -3,12 +3,14 @@
 import ctypes
 import fcntl
 import os
+import random
 import subprocess
 import sys
 import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
+from io import FileIO
 from pathlib import Path
 
 import pytest
@@ -407,3 +409,56 @@ def test_a_large_part_read_to_its_end_is_told(mount: MountedMemory, tmp_path: Pa
     for offset in range(1 << 20, size, 65_536):
         read_directly(path, offset, 65_536)
     eventually(lambda: mount.calls(f"read {(1 << 20, size - (1 << 20))}") == 1)
+
+
+def written(mount: MountedMemory) -> int:
+    return int(mount.ask("answered")["write"])
+
+
+def test_small_writes_are_taken_without_the_file_system_and_seen_by_every_other_request(
+    mount: MountedMemory,
+) -> None:
+    path = mount.path / "file"
+    chooser = random.Random(1)
+    content = bytearray(chooser.randbytes(1 << 20))
+    path.write_bytes(content)
+    with path.open("r+b", buffering=0) as file:
+        mount.ask("let_write", 64 << 20)
+        before, asked_before = written(mount), int(mount.ask("calls")["write"])
+        for _ in range(2_000):  # more than the log holds at once
+            offset = chooser.randrange(len(content) + 1)
+            data = chooser.randbytes(chooser.randrange(1, 8192))
+            file.seek(offset)
+            file.write(data)
+            content[offset : offset + len(data)] = data
+        passed = int(mount.ask("calls")["write"]) - asked_before
+        assert written(mount) - before + passed >= 2_000  # the kernel splits some
+        assert passed < 1_000  # those that came while the log was full
+        assert os.fstat(file.fileno()).st_size == len(content)
+        mount.ask("forget_inode", "file", True)
+        assert path.read_bytes() == content
+
+
+def test_which_writes_reach_the_file_system(mount: MountedMemory) -> None:
+    path = mount.path / "file"
+    path.write_bytes(b"")
+    with path.open("r+b", buffering=0) as file, path.open("ab", buffering=0) as end:
+        mount.ask("let_write", 150_000)
+
+        def is_taken(data: bytes, into: FileIO = file) -> bool:
+            before = written(mount)
+            os.pwrite(into.fileno(), data, 0)
+            return written(mount) > before
+
+        assert is_taken(b"small")
+        assert not is_taken(b"appended", end)
+        assert is_taken(b"x" * 100_000)
+        assert not is_taken(b"x" * 60_000)  # no room is left
+        mount.ask("let_write", 150_000)
+        assert is_taken(b"z")
+        mount.ask("withdraw_writers")
+        assert not is_taken(b"y")
+        mount.ask("let_write", 150_000)
+        mount.ask("trust_for", -1)
+        assert not is_taken(b"no lease")
+    assert path.read_bytes().startswith(b"no leasexxx")

@@ -1,14 +1,18 @@
 """`vfs.answers.Answers` over the supplement, whose thread answers the kernel without running Python."""
 
+from collections.abc import Iterator
+from struct import Struct
+
 from cairnfs.base.errors import CairnError
 from cairnfs.base.limits import ANSWERS_CONTENTS_MAX, ANSWERS_ENTRIES_MAX, ANSWERS_INODES_MAX
 from cairnfs.fuse import later
 from cairnfs.fuse.attributes import Presentation
 from cairnfs.fuse.lowlevel import ffi, lib
 from cairnfs.rpc.v1 import common_pb2 as common
-from cairnfs.vfs.answers import Content
+from cairnfs.vfs.answers import Absorbed, Content
 
 _NS_PER_S = 1_000_000_000
+_WRITTEN = Struct("=QQqQ")  # inode, offset, time, length
 
 
 class KernelAnswers:
@@ -19,6 +23,7 @@ class KernelAnswers:
         self._presentation = presentation
         self._to_kernel = presentation.to_kernel
         self._inode = ffi.new("cairn_inode *")
+        self._log = ffi.new("char **")
         self._content = ffi.new("cairn_content *")
         if lib.cairn_book_open(
             ANSWERS_INODES_MAX, ANSWERS_ENTRIES_MAX, int(timeout_s)
@@ -27,8 +32,8 @@ class KernelAnswers:
         self.clear()
         self.trust_until(0)
 
-    def publish_inode(self, attr: common.Attr) -> None:
-        """Tell these attributes."""
+    def publish_inode(self, attr: common.Attr, *, changing: bool = False) -> None:
+        """Tell these attributes, or only that there are no extended ones."""
         shown, inode = self._presentation, self._inode
         inode.ino = self._to_kernel(attr.ino)
         inode.mode = attr.mode
@@ -42,6 +47,7 @@ class KernelAnswers:
         inode.mtime_ns = attr.mtime_ns
         inode.ctime_ns = attr.ctime_ns
         inode.no_xattrs = not attr.has_xattrs
+        inode.changing = changing
         lib.cairn_publish_inode(inode)
 
     def publish_entry(self, parent: int, name: bytes, ino: int | None) -> None:
@@ -108,6 +114,29 @@ class KernelAnswers:
         """Tell of what was opened and closed."""
         if lib.cairn_waiting_later:
             later.catch_up()
+
+    def publish_writer(self, handle: int, ino: int) -> None:
+        """Take small writes through this open file at once."""
+        lib.cairn_publish_writer(handle, ino)
+
+    def withdraw_writer(self, handle: int) -> None:
+        """Take no more of them."""
+        lib.cairn_withdraw_writer(handle)
+
+    def room_for_writes(self, size_bytes: int) -> None:
+        """Take so many bytes more."""
+        lib.cairn_room_for_writes(size_bytes)
+
+    def take_writes(self) -> Iterator[Absorbed]:
+        """What was written."""
+        size = lib.cairn_take_writes(self._log)
+        view = memoryview(ffi.buffer(self._log[0], size)) if size else memoryview(b"")
+        at = 0
+        while at < size:
+            ino, offset, time_ns, length = _WRITTEN.unpack_from(view, at)
+            at += _WRITTEN.size
+            yield Absorbed(ino, offset, view[at : at + length], time_ns)
+            at += -(-length // 8) * 8
 
     def clear(self) -> None:
         """Tell nothing any more."""

@@ -1,4 +1,4 @@
-"""What the supplement did by itself and the file system has to hear of: opens, reads, releases, forgets."""
+"""What the supplement did by itself and the file system has to hear of, from writes to forgets."""
 
 from collections.abc import Sequence
 from struct import Struct
@@ -7,6 +7,7 @@ import trio
 
 from cairnfs.fuse.handlers import Handlers
 from cairnfs.fuse.lowlevel import ffi, lib
+from cairnfs.vfs.interface import FileSystem
 
 _ROOM = 1024
 _KEPT = Struct("=QQQQ")  # cairn_later: kind, id, detail, length
@@ -15,11 +16,13 @@ _KEPT = Struct("=QQQQ")  # cairn_later: kind, id, detail, length
 class Later:
     """Passes on what was kept, in order.
 
-    A release or forget that is told late only keeps something a little longer. Opens are told before anybody
-    counts the handles of an inode: that is what `catch_up` is for.
+    A release or forget that is told late only keeps something a little longer. Writes are told of before any
+    other request is handled. Opens are told before anybody counts the handles of an inode: that is what
+    `catch_up` is for.
     """
 
-    def __init__(self, handlers: Handlers, nursery: trio.Nursery) -> None:
+    def __init__(self, handlers: Handlers, fs: FileSystem, nursery: trio.Nursery) -> None:
+        self._fs = fs
         self._handlers = handlers
         self._nursery = nursery
         self._kept = ffi.new("cairn_later[]", _ROOM)
@@ -38,6 +41,7 @@ class Later:
 
     def _take(self) -> list[tuple[bool, int]]:
         """Returns open files with locks and (True) directories that are released."""
+        self._fs.take_absorbed()
         released: list[tuple[bool, int]] = []
         if self._draining:
             return released  # whoever is told of one thing may want to know of all

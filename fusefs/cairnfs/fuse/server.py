@@ -48,7 +48,7 @@ async def serve(fs: FileSystem, mounting: Mounting, notifier: Notifier, on_ready
     handlers = Handlers(fs, mounting.presentation, locks, on_ready)
     with _mounted(handlers, mounting):
         async with trio.open_nursery() as nursery:
-            later = Later(handlers, nursery)
+            later = Later(handlers, fs, nursery)
             install(Dispatcher(locks, nursery))
             install_later(later)
             try:

@@ -1,6 +1,6 @@
 """What the kernel may be told without running Python: published under a lease, and withdrawn with it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from cairnfs.rpc.v1 import common_pb2 as common
@@ -22,6 +22,15 @@ class Content(NamedTuple):
     checksums: Sequence[int]
 
 
+class Absorbed(NamedTuple):
+    """A write that was answered without running Python."""
+
+    ino: int
+    offset: int
+    data: bytes | memoryview
+    time_ns: int
+
+
 class Answers(Protocol):
     """Answers given to the kernel by the FUSE layer on its own; all methods are quick and never wait.
 
@@ -32,10 +41,11 @@ class Answers(Protocol):
     at any time for want of memory; withdrawing what was not published does nothing.
     """
 
-    def publish_inode(self, attr: common.Attr) -> None:
+    def publish_inode(self, attr: common.Attr, *, changing: bool = False) -> None:
         """`attr` is what stat(2) of its inode shows; and it has no extended attribute unless has_xattrs.
 
-        Called again whenever the attributes change while they are published (or withdraw them).
+        Called again whenever the attributes change while they are published (or withdraw them). With
+        `changing` they may change at any time: only that about extended ones is told.
         """
         ...
 
@@ -113,6 +123,25 @@ class Answers(Protocol):
         """
         ...
 
+    def publish_writer(self, handle: int, ino: int) -> None:
+        """Writes through this open file may be answered at once, and told of by `take_writes`.
+
+        Its inode is under a WRITE lease, has no error to report, and is published as changing or not at all.
+        """
+        ...
+
+    def withdraw_writer(self, handle: int) -> None:
+        """Not any more. Take the writes that were answered before."""
+        ...
+
+    def room_for_writes(self, size_bytes: int) -> None:
+        """So many bytes may be written before they are taken and this is told again."""
+        ...
+
+    def take_writes(self) -> Iterable[Absorbed]:
+        """What was written since, in order; the data is valid until the next call."""
+        ...
+
     def clear(self) -> None:
         """Nothing is known of any inode any more; references stay counted."""
         ...
@@ -125,7 +154,7 @@ class Answers(Protocol):
 class NoAnswers:
     """Knows nothing, so that every request reaches the file system."""
 
-    def publish_inode(self, attr: common.Attr) -> None:
+    def publish_inode(self, attr: common.Attr, *, changing: bool = False) -> None:
         """Ignored."""
 
     def publish_entry(self, parent: int, name: bytes, ino: int | None) -> None:
@@ -170,6 +199,19 @@ class NoAnswers:
 
     def catch_up(self) -> None:
         """Nothing was opened."""
+
+    def publish_writer(self, handle: int, ino: int) -> None:
+        """Ignored."""
+
+    def withdraw_writer(self, handle: int) -> None:
+        """Ignored."""
+
+    def room_for_writes(self, size_bytes: int) -> None:
+        """Ignored."""
+
+    def take_writes(self) -> Iterable[Absorbed]:
+        """None."""
+        return ()
 
     def clear(self) -> None:
         """Ignored."""

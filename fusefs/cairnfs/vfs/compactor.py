@@ -41,8 +41,11 @@ class Compactor:
         self._looked_at: dict[tuple[int, int], int] = {}  # slices that a block had then
         self._merging: set[tuple[int, int]] = set()
 
-    def consider(self, inode: Inode, blocks: set[int], most_slices: int) -> None:
-        """Compact `blocks` later, of which the fullest has `most_slices` since it was written just now."""
+    def consider(self, inode: Inode, blocks: set[int], most_slices: int, *, grown: bool) -> None:
+        """Compact `blocks` later, of which the fullest has `most_slices` since it was written just now.
+
+        `grown`: there is one block, and nothing but its end was written.
+        """
         if most_slices < limits.SLICES_COMPACT:
             return
         pause_s = 0.0 if most_slices >= limits.SLICES_URGENT else limits.COMPACT_QUIET_S
@@ -50,7 +53,8 @@ class Compactor:
         for block in blocks:
             if len(self._due_s) < limits.COMPACTIONS_WAITING_MAX or (inode.ino, block) in self._due_s:
                 self._due_s[inode.ino, block] = due_s
-            self._consider_merge(inode, block, most_slices)
+            if grown:
+                self._consider_merge(inode, block, most_slices)
 
     def _consider_merge(self, inode: Inode, block: int, most_slices: int) -> None:
         key = inode.ino, block

@@ -1,11 +1,13 @@
 """Publishes where on this host the bytes of files are, so that reads of them are answered without Python."""
 
-from cairnfs.base.limits import BLOCK_BYTES
+from cairnfs.base import limits
 from cairnfs.client.interface import ChunkIO, ChunkPlace
 from cairnfs.vfs.answers import Content
 from cairnfs.vfs.extents import Extent
 from cairnfs.vfs.inodes import Inode
 from cairnfs.vfs.state import State
+
+PUBLISHED_MIN_BYTES = limits.CHECKSUM_BLOCK_BYTES
 
 
 class Contents:
@@ -21,13 +23,16 @@ class Contents:
         return place if place is not None and place.length == extent.chunk_length else None
 
     def publish_around(self, inode: Inode, offset: int) -> None:
-        """Publish the extent at `offset` of a file, as far as its place is known."""
-        if not self._may_publish(inode) or not inode.extents.knows(offset, offset + 1):
+        """Publish the extent at `offset` of a file, as far as its place is known.
+
+        Short parts of a longer file are left out: few reads are of one of them alone.
+        """
+        extent = inode.extents.at(offset) if self._may_publish(inode) else None
+        if extent is None or inode.attr is None:
             return
-        block = offset // BLOCK_BYTES * BLOCK_BYTES
-        for extent in inode.extents.within(block, block + BLOCK_BYTES):
-            if extent.start <= offset < extent.end and (place := self.place(extent)) is not None:
-                self._publish(inode, extent, place)
+        long_enough = extent.length >= min(PUBLISHED_MIN_BYTES, inode.attr.size)
+        if long_enough and (place := self.place(extent)) is not None:
+            self._publish(inode, extent, place)
 
     def publish_file(self, inode: Inode) -> bool:
         """Publish all of a small file; returns whether its bytes are in places that are known."""

@@ -115,7 +115,7 @@ class DirtyFile:
         layers = (self.unsent, self.sending)
         return max((layer[max(layer)].runs[-1].end for layer in layers if layer), default=0)
 
-    def write(self, offset: int, data: bytes, now_s: float, now_ns: int) -> int:
+    def write(self, offset: int, data: bytes | memoryview, now_s: float, now_ns: int) -> int:
         """Take `data`; returns by how many bytes memory grew."""
         if not self.unsent:
             self.since_s = now_s

@@ -82,6 +82,12 @@ class ExtentMap:
         blocks = self._blocks
         return all(block in blocks for block in range(start // BLOCK_BYTES, (end - 1) // BLOCK_BYTES + 1))
 
+    def at(self, offset: int) -> Extent | None:
+        """The extent of a known block that holds this byte of the file."""
+        known = self._blocks.get(offset // BLOCK_BYTES, [])
+        low, high = _touched(known, offset, offset + 1)
+        return known[low] if low < high else None
+
     def within(self, start: int, end: int) -> list[Extent]:
         """The extents of known blocks, clipped to [start, end), in order."""
         found: list[Extent] = []

@@ -13,6 +13,7 @@ from cairnfs.vfs.state import FileHandle
 
 APPEND_ATTEMPTS = 50
 SYNC_FLAGS = os.O_SYNC | os.O_DSYNC
+WRITES_OF_PYTHON = SYNC_FLAGS | os.O_APPEND | os.O_DIRECT
 
 
 def writes(flags: int) -> bool:
@@ -125,6 +126,10 @@ class FileOps(LockOps, Part):
         if file is None:
             return
         file.inode.writers -= file.writable
+        if file.inode.absorbing and handle in file.inode.absorbing:
+            file.inode.absorbing.remove(handle)
+            self.state.answers.withdraw_writer(handle)
+            self.flusher.take_absorbed()
         if file.inode.quiet and handle in file.inode.quiet:
             file.inode.quiet.remove(handle)
         try:
@@ -211,11 +216,26 @@ class FileOps(LockOps, Part):
                 await self.flusher.flush(inode)
             if at != offset:
                 self.state.spawn(self._pages_moved, inode)
+            elif not (file.direct or file.flags & WRITES_OF_PYTHON) and inode.error is None:
+                self._let_absorb(handle, inode)
         elif file.flags & os.O_APPEND:
             await self._append_through(inode, data)
         else:
             await self.sender.write_through(inode, offset, data)
         return len(data)
+
+    def _let_absorb(self, handle: int, inode: Inode) -> None:
+        """Small writes that follow need not come here, as long as the lease lasts and no error is met."""
+        if self.state.may_buffer(inode):  # it may have waited for SYNC_FLAGS
+            inode.published = self.state.answers
+            if inode.absorbing is None or handle not in inode.absorbing:
+                inode.absorbing = [*(inode.absorbing or ()), handle]
+            inode.changed()
+            inode.published.publish_writer(handle, inode.ino)
+
+    def take_absorbed(self) -> None:
+        """See `FileSystem`."""
+        self.flusher.take_absorbed()
 
     def _position(self, file: FileHandle, offset: int) -> int:
         """Where O_APPEND writes go: the kernel may not know yet how long the file has become."""

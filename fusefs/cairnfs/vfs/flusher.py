@@ -51,8 +51,29 @@ class Flusher:
 
     def write(self, inode: Inode, offset: int, data: bytes) -> None:
         """Take bytes into memory; the caller has checked that they may wait there."""
-        clock = self._state.clock
-        grown = inode.dirty.write(offset, data, clock.monotonic(), clock.wall_ns())
+        self._write(inode, offset, data, self._state.clock.wall_ns())
+        self._tell_room()
+
+    def take_absorbed(self) -> None:
+        """Take over what was written through open files that were published for it.
+
+        Call it before anything that depends on what is unsent, unless a request of the kernel's began it:
+        then the FUSE layer has. And after the writers of an inode were withdrawn.
+        """
+        written = None
+        for written in self._state.answers.take_writes():
+            inode = self._state.inodes.find(written.ino)
+            if inode is not None:
+                self._write(inode, written.offset, written.data, written.time_ns)
+        if written is not None:
+            self._tell_room()
+
+    def _tell_room(self) -> None:
+        state = self._state
+        state.answers.room_for_writes(max(0, state.policy.dirty_max_bytes - state.dirty_bytes))
+
+    def _write(self, inode: Inode, offset: int, data: bytes | memoryview, now_ns: int) -> None:
+        grown = inode.dirty.write(offset, data, self._state.clock.monotonic(), now_ns)
         self._state.dirty_bytes += grown
         self._dirty.add(inode)
         inode.pending.written()
@@ -108,6 +129,7 @@ class Flusher:
 
     async def flush_all(self) -> None:
         """Send everything; raises the first error after trying all files."""
+        self.take_absorbed()
         first: CairnError | None = None
         for inode in list(self._dirty):
             try:
@@ -138,6 +160,7 @@ class Flusher:
         """Send files that have waited long enough; runs as long as the mount."""
         while True:
             await trio.sleep(TICK_S)
+            self.take_absorbed()
             self._state.journal.push_old()
             self._push()
 
@@ -249,6 +272,7 @@ class Flusher:
 
     def _freed(self, freed_bytes: int) -> None:
         self._state.dirty_bytes -= freed_bytes
+        self._tell_room()
 
 
 def _grouped(inodes: Iterable[Inode]) -> Iterator[list[Inode]]:

@@ -35,6 +35,7 @@ class Inode:
         "_handles",
         "_pending",
         "_xattrs",
+        "absorbing",
         "attr",
         "attr_valid",
         "changed_s",
@@ -81,6 +82,7 @@ class Inode:
         self.target: bytes | None = None
         self.published: Answers | None = None  # where something of it may be published; else nothing is
         self.published_epoch = -1  # in which the directory was published as a whole
+        self.absorbing: list[int] | None = None  # handles whose small writes are answered without Python
         self.quiet: list[int] | None = None  # handles that have nothing to report when they are closed
         self.exposed = True  # others may have it open: only of what is made here they cannot know yet
         self._error: CairnError | None = None
@@ -149,6 +151,7 @@ class Inode:
         self._error = error
         if error is not None:
             self.not_quiet()
+            self.absorb_no_more()
 
     @property
     def idle(self) -> bool:
@@ -199,6 +202,7 @@ class Inode:
 
     def forget_attributes(self) -> None:
         """Attributes, extended attributes and the symlink target are no longer known."""
+        self.absorb_no_more()
         self.epoch = next(_EPOCHS)
         self.attr_valid = False
         self.withdraw_attributes()
@@ -216,6 +220,7 @@ class Inode:
 
     def drop_lease(self, keep: int = NO_LEASE) -> None:
         """The lease shrinks to `keep`; without one nothing cached may be used again."""
+        self.absorb_no_more()
         self.lease = min(self.lease, keep)
         self.exposed = True
         self.epoch = next(_EPOCHS)
@@ -268,6 +273,13 @@ class Inode:
         if self.published is not None:
             self.lookups += self.published.take_lookups(self.ino)
         return self.lookups
+
+    def absorb_no_more(self) -> None:
+        """Every write reaches Python; `Flusher.take_absorbed` has yet to take those that did not."""
+        if self.absorbing and self.published is not None:
+            for handle in self.absorbing:
+                self.published.withdraw_writer(handle)
+        self.absorbing = None
 
     def not_quiet(self) -> None:
         """Closing a file handle of this inode has something to report, or to wait for."""

@@ -88,6 +88,10 @@ class FileSystem(Protocol):
         """The kernel dropped `count` references of each inode: (ino, count) pairs."""
         ...
 
+    def take_absorbed(self) -> None:
+        """Take over what `vfs.answers` has let be written, before any request that came later is handled."""
+        ...
+
     async def getattr(self, ino: int, caller: pb.Caller) -> Node: ...
     async def setattr(
         self, ino: int, changes: SetAttributes, handle: int | None, caller: pb.Caller

@@ -226,7 +226,8 @@ class Reader:
         """Publish those that are in files of this host; returns others that are not in memory."""
         wanted = [extent for extent in extents if not self._source.at_hand(extent)]
         if wanted:
-            await self._state.chunks.find_places([(extent.chunk_id, extent.nodes) for extent in wanted])
+            chunks = dict.fromkeys((extent.chunk_id, extent.nodes) for extent in wanted)
+            await self._state.chunks.find_places(list(chunks))
         for extent in wanted:
             self._contents.publish_around(inode, extent.start)
         return [extent for extent in wanted if self._contents.place(extent) is None]

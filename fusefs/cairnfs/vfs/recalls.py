@@ -25,12 +25,21 @@ class Recalls:
 
     def begin(self, recall: pb.Recall) -> None:
         """Forget what is recalled, in the step that received it, and start the rest."""
+        self._take_absorbed(item.ino for item in recall.items)
         work: list[tuple[Inode, pb.RecallItem, list[bytes]]] = []
         for item in recall.items:
             inode = self._state.inodes.find(item.ino)
             if inode is not None:
                 work.append((inode, item, self._forget(inode, item)))
         self._state.spawn(self._finish, recall.id, work)
+
+    def _take_absorbed(self, inos: Iterable[int]) -> None:
+        """Let no more be written to these inodes without Python, and know what was."""
+        for ino in inos:
+            inode = self._state.inodes.find(ino)
+            if inode is not None:
+                inode.absorb_no_more()
+        self._flusher.take_absorbed()
 
     def _forget(self, inode: Inode, item: pb.RecallItem) -> list[bytes]:
         """Drop what `item` names from the cache; returns the entries the kernel must forget."""
@@ -84,7 +93,9 @@ class Recalls:
 
     def leases_lost(self, inos: Iterable[int]) -> None:
         """Leases that were not reclaimed: as after a recall, without an acknowledgement."""
-        for ino in inos:
+        lost = list(inos)
+        self._take_absorbed(lost)
+        for ino in lost:
             inode = self._state.inodes.find(ino)
             if inode is not None:
                 item = pb.RecallItem(ino=ino, keep=pb.LEASE_KIND_NONE)
@@ -93,6 +104,7 @@ class Recalls:
     def session_lost(self) -> None:
         """The session was fenced: unsent writes of it cannot be saved any more, and locks are gone."""
         error = CairnError(common.ERROR_CODE_SESSION_FENCED, "the session had ended")
+        self._take_absorbed([inode.ino for inode in self._state.inodes])
         self._state.locks.clear()
         self._local.numbers.forget()
         lost = self._state.journal.session_lost(error)

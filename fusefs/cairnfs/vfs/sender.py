@@ -124,7 +124,8 @@ class Sender:
 
     def _consider_compaction(self, inode: Inode, op: pb.CommitWrite, most_slices: int) -> None:
         if most_slices >= limits.SLICES_COMPACT:
-            self._compactor.consider(inode, _blocks_of(op), most_slices)
+            grown = len(op.slices) == 1 and inode.attr is not None and op.size >= inode.attr.size
+            self._compactor.consider(inode, _blocks_of(op), most_slices, grown=grown)
 
     async def _settle(self, journaled: list[_Journaled], errors: dict[Inode, CairnError]) -> None:
         """Wait for commits in the journal; those refused for what can be mended are tried again."""

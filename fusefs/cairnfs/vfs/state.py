@@ -119,9 +119,8 @@ class State:
         if self.inodes.find(inode.ino) is not inode:
             return  # forgotten meanwhile: nobody would withdraw it
         inode.published = self.answers
-        self.answers.publish_inode(inode.attr)
-        if inode.unsaved:
-            self.answers.withdraw_attributes(inode.ino)  # only that it has no extended ones is certain
+        # While there is something unsent, only that it has no extended attributes is certain.
+        self.answers.publish_inode(inode.attr, changing=inode.unsaved or bool(inode.absorbing))
 
     def publish_absence(self, directory: Inode) -> None:
         """The same for names that a directory which is known as a whole does not have."""

@@ -9,6 +9,7 @@ import pytest
 import trio
 import trio.testing
 
+from cairnfs.base.errors import CairnError
 from cairnfs.base.limits import (
     BLOCK_BYTES,
     CHUNK_MAX_BYTES,
@@ -19,7 +20,9 @@ from cairnfs.base.limits import (
 )
 from cairnfs.coordinator import keys
 from cairnfs.coordinator.records import decode_slices
+from cairnfs.rpc.v1 import common_pb2
 from cairnfs.vfs.compactor import mergeable
+from tests.doubles.answering import MemoryAnswers
 from tests.doubles.rig import MemoryChunks, Rig, SimKernel
 
 Clock = trio.testing.MockClock
@@ -67,6 +70,12 @@ class Scene:
             lambda txn: sum(len(decode_slices(value)) for _, value in txn.scan(*keys.all_extents()))
         )
 
+    def book(self) -> MemoryAnswers:
+        """What is answered without the file system."""
+        answers = self.kernel.fs.state.answers
+        assert isinstance(answers, MemoryAnswers)
+        return answers
+
     async def check(self) -> None:
         """Another mount reads the content; the metadata is in order."""
         async with self.rig.mount() as reader:
@@ -99,6 +108,8 @@ async def test_pages_share_chunks_and_are_read_a_chunk_at_a_time(autojump_clock:
         await made.write(pages(1_500))
         few = -(-1_500 * PAGE_BYTES // CHUNK_MAX_BYTES)
         assert made.chunks.stored - before == few
+        await trio.sleep(1)
+        assert made.chunks.stored - before == few  # the ends of blocks are not merged for this
         assert made.slices() > 1_500
         made.chunks.asked.clear()
         await made.check()
@@ -172,3 +183,51 @@ async def test_a_file_that_is_gone_is_not_compacted(autojump_clock: Clock) -> No
         await trio.sleep(2 * COMPACT_QUIET_S)
         assert made.chunks.stored == stored
         assert made.rig.faults() == []
+
+
+async def test_writes_without_python_are_seen_by_other_mounts(autojump_clock: Clock) -> None:
+    async with scene() as made, made.rig.mount() as other:
+        book = made.book()
+        book.answered.clear()
+        file = await made.kernel.open("/file", os.O_RDWR)
+        for turn in range(5):
+            for offset, data in pages(20):
+                await made.kernel.fs.write(file.handle, offset, bytes([turn]) * len(data))
+                made.content[offset : offset + len(data)] = bytes([turn]) * len(data)
+            if turn == 0:
+                assert book.answered["write"] == 19  # all but the first
+            assert await other.read("/file") == made.content
+            assert not book.writers
+        await file.close()
+        assert book.answered["write"] == 5 * 19
+        await made.check()
+
+
+async def test_writes_without_python_wait_when_memory_is_short(autojump_clock: Clock) -> None:
+    async with scene() as made:
+        book = made.book()
+        book.answered.clear()
+        made.kernel.fs.state.policy.dirty_max_bytes = 10 * PAGE_BYTES
+        await made.write(pages(200))
+        assert 100 < book.answered["write"] < 199
+        assert not book.writers
+        await made.check()
+
+
+async def test_an_error_reaches_who_writes_without_python(
+    autojump_clock: Clock, announced_warnings: list[str]
+) -> None:
+    announced_warnings.append("writing behind failed")
+    async with scene() as made:
+        file = await made.kernel.open("/file", os.O_RDWR)
+        for offset, data in pages(3):
+            await made.kernel.fs.write(file.handle, offset, data)
+            made.content[offset : offset + len(data)] = data
+        made.chunks.failure = CairnError(common_pb2.ERROR_CODE_NO_SPACE)
+        await trio.sleep(3)
+        with pytest.raises(CairnError):
+            await made.kernel.fs.write(file.handle, 0, b"too late")
+        made.chunks.failure = None
+        await file.fsync()
+        await file.close()
+        await made.check()

@@ -251,7 +251,7 @@ void cairn_publish_inode(const cairn_inode *from)
         if (attr->size != before.size || attr->mtime != before.mtime || attr->mtimensec != before.mtimensec)
             node->content = 0;
         node->no_xattrs = from->no_xattrs;
-        node->known = true;
+        node->known = !from->changing;
         node->used = true;
     }
     pthread_mutex_unlock(&book.lock);
@@ -406,6 +406,22 @@ static bool trusted(void)
 
     clock_gettime(CLOCK_BOOTTIME, &now);
     return now.tv_sec * NS_PER_S + now.tv_nsec < book.trusted_until_ns;
+}
+
+/* The size and the times of an inode change now; false when leases may have run out. Takes the lock itself. */
+static bool attributes_change(uint64_t ino)
+{
+    struct node *node;
+    bool may;
+
+    pthread_mutex_lock(&book.lock);
+    may = trusted();
+    if (may && (node = find_node(ino)) != NULL) {
+        node->known = false;
+        node->content = 0;
+    }
+    pthread_mutex_unlock(&book.lock);
+    return may;
 }
 
 /* Whether the kernel took the reply: it does not when the mount is being ended. */

@@ -246,6 +246,19 @@ static bool answer_open(const struct fuse_in_header *in, const char *body, size_
     return done;
 }
 
+static bool absorbed(const struct fuse_in_header *in, const char *body, size_t length)
+{
+    bool taken = absorb_write(channel.fuse_fd, in, body, length);
+
+    if (taken && cairn_absorbed_bytes >= LOG_WAKE) {
+        pthread_mutex_lock(&channel.lock);
+        channel.later_due = true;
+        wake_python();
+        pthread_mutex_unlock(&channel.lock);
+    }
+    return taken;
+}
+
 /* Whether the request was dealt with; else it is Python's. */
 static bool dealt_with(const char *request, size_t size)
 {
@@ -264,6 +277,8 @@ static bool dealt_with(const char *request, size_t size)
         return answer_open(in, body, length);
     case FUSE_READ:
         return answer_read(channel.fuse_fd, in, body, length);
+    case FUSE_WRITE:
+        return absorbed(in, body, length);
     case FUSE_IOCTL:
         return reply(channel.fuse_fd, in->unique, ENOTTY, NULL, 0);
     }
@@ -312,11 +327,11 @@ static char *handed_over(char *mem, size_t size)
 static int wait_for_requests(void)
 {
     struct pollfd fds[2] = {{channel.fuse_fd, POLLIN, 0}, {channel.stop_fd, POLLIN, 0}};
-    int ready = poll(fds, 2, cairn_waiting_later ? LATER_IDLE_MS : -1);
+    int ready = poll(fds, 2, cairn_waiting_later || cairn_absorbed_bytes ? LATER_IDLE_MS : -1);
 
     if (ready == 0) {
         pthread_mutex_lock(&channel.lock);
-        channel.later_due = channel.later_count > 0;
+        channel.later_due = channel.later_count > 0 || cairn_absorbed_bytes;
         if (channel.later_due)
             wake_python();
         pthread_mutex_unlock(&channel.lock);
@@ -369,6 +384,7 @@ static int start_reading(int fuse_fd)
     channel.wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     channel.stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     channel.ended = channel.first = channel.count = channel.later_count = cairn_waiting_later = 0;
+    forget_writes();
     channel.stopping = channel.awake = channel.lockers_lost = channel.later_due = false;
     if (channel.wake_fd < 0 || channel.stop_fd < 0 || fcntl(fuse_fd, F_SETFL, fcntl(fuse_fd, F_GETFL) | O_NONBLOCK))
         return -1;

@@ -25,11 +25,12 @@ typedef struct {
     int64_t atime_ns, mtime_ns, ctime_ns;
     uint32_t mode, nlink, uid, gid, rdev;
     int no_xattrs;
+    int changing;          /* only that, and the references, are told: the rest may be different at any time */
 } cairn_inode;
 
 /* What was answered without Python, by kind of request. */
 typedef struct {
-    uint64_t lookup, absent, getattr, xattr, flush, release, listing, open, read;
+    uint64_t lookup, absent, getattr, xattr, flush, release, listing, open, read, write;
 } cairn_counts;
 extern cairn_counts cairn_answered;
 
@@ -68,6 +69,16 @@ typedef struct {
 } cairn_later;
 extern volatile unsigned cairn_waiting_later;
 size_t cairn_take_later(cairn_later *into, size_t room);
+
+/* Small writes taken without Python (writes.c): for these open files, and so many bytes more. */
+extern volatile size_t cairn_absorbed_bytes;
+int cairn_publish_writer(uint64_t handle, uint64_t ino);
+void cairn_withdraw_writer(uint64_t handle);
+void cairn_room_for_writes(uint64_t bytes);
+
+/* What was taken, in order, each as (inode, offset, time_ns, size), 8 bytes each, and the bytes, padded to 8.
+ * It is valid until the next call. Returns its size. */
+size_t cairn_take_writes(char **log);
 
 /* Whether there is nothing to do until the descriptor that pyfuse3 waits for is readable. Waits itself for
  * so long, because a caller that has its answer may call again at once. */

@@ -89,7 +89,7 @@ class Workers:
         if worker.scope.cancel_called:
             raise trio.ClosedResourceError("the last request of this worker was interrupted")
         while True:
-            if lib.cairn_waiting_later:
+            if lib.cairn_waiting_later or lib.cairn_absorbed_bytes:
                 self._drain()
             if self._polling:
                 await self._spare.park()
@@ -100,6 +100,8 @@ class Workers:
         self._taken += 1
         if self._taken % FUSE_REQUESTS_AT_ONCE == 0:
             await self._let_others_run()
+        if lib.cairn_absorbed_bytes:
+            self._drain()  # writes that came before this request
         worker.brisk = True
         _now.worker, _now.workers = worker, self
 
