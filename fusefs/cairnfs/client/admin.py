@@ -1,6 +1,6 @@
-"""Blocking calls to the coordinators for the command line: status, nodes, fsck."""
+"""Blocking calls to the coordinators for the command line: status, nodes, fsck, dumps."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -15,6 +15,7 @@ Coordinators = str | Sequence[str]
 
 ADMIN_DEADLINE_S: Final = 5.0
 FSCK_DEADLINE_S: Final = 24 * 3600.0
+DUMP_DEADLINE_S: Final = 24 * 3600.0
 
 _PATH: Final = "/cairnfs.rpc.v1.Metadata/"
 _NODES: Final = "/cairnfs.rpc.v1.Nodes/"
@@ -122,6 +123,27 @@ def fsck(
         return report
 
     return _first(coordinators, check)
+
+
+def dump(
+    coordinators: Coordinators,
+    take: Callable[[Iterator[bytes]], T],
+    *,
+    deadline_s: float = DUMP_DEADLINE_S,
+) -> T:
+    """What `take` makes of the pieces of a dump of all metadata, by the first coordinator that answers.
+
+    `take` begins anew when a coordinator breaks off and there is another. Raises as `status` does, and what
+    `take` raises.
+    """
+
+    def ask(channel: grpc.Channel) -> T:
+        _status(channel, ADMIN_DEADLINE_S)  # a dead coordinator is told from a long dump
+        serialize, parse = pb.DumpRequest.SerializeToString, pb.DumpPart.FromString
+        method = channel.unary_stream(_PATH + "Dump", serialize, parse)
+        return take(part.data for part in method(pb.DumpRequest(), timeout=deadline_s))
+
+    return _first(coordinators, ask)
 
 
 def _status(channel: grpc.Channel, deadline_s: float) -> pb.StatusReply:

@@ -12,6 +12,7 @@ from cairnfs.cli import (
     down,
     fsck,
     install_mount_helper,
+    meta,
     mount,
     nodes,
     repair,
@@ -58,6 +59,7 @@ def build() -> Callable[..., Any]:
     app.add_typer(nodes.app, name="nodes")
     app.add_typer(repair.app, name="repair")
     app.command("fsck")(fsck.command)
+    app.add_typer(meta.app, name="meta")
     app.command("mount")(mount.command)
     app.command("umount")(umount.command)
     app.command("coordinator")(coordinator.command)

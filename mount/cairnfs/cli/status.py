@@ -1,6 +1,8 @@
 """`cairnfs status`."""
 
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from cairnfs.cli.admin import COORDINATORS, DATA, coordinators_of, plain
 from cairnfs.cli.options import CONFIG, JSON
@@ -37,9 +39,22 @@ def command(
         f"replication  {reply['under_replicated']} chunks below {reply['replicas']} replicas, "
         f"{reply['repairs_running']} repairs running, {reply['garbage_chunks']} chunks to be collected"
     )
+    if reply["backup"]["directory"]:
+        print(f"backups      {_backups(reply['backup'])}")
     print(f"clients      {reply['sessions']}")
     for session in reply["session_list"]:
         state = "connected" if session["connected"] else "away"
         leases = session["read_leases"] + session["write_leases"]
         print(f"             {session['description'] or session['session_id']}: {state}, {leases} leases")
     return 0
+
+
+def _backups(backup: dict[str, Any]) -> str:
+    """One line on the automatic backups of the metadata."""
+    if backup["count"]:
+        taken = datetime.fromtimestamp(backup["newest_ms"] / 1e3, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        size = human_bytes(backup["newest_bytes"])
+        line = f"{backup['count']} in {backup['directory']}, newest {taken}, {size}"
+    else:
+        line = f"none yet in {backup['directory']}"
+    return f"{line}; the last attempt failed: {backup['error']}" if backup["error"] else line

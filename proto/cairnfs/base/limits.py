@@ -44,6 +44,7 @@ ENGINE_COMMIT_S: Final = 30.0  # for a commit, connecting again and finding out 
 ENGINE_RETRY_MIN_S: Final = 0.05  # pause before connecting again, doubled up to the next
 ENGINE_RETRY_MAX_S: Final = 1.0
 ENGINE_STATEMENT_MAX_BYTES: Final = 16 * MIB  # of keys and values in one statement
+DUMP_FRAME_BYTES: Final = 256 * KIB  # of pairs, before compression
 LEADERSHIP_RENEWALS: Final = 4  # per term of leadership
 LEADERSHIP_PERCENT: Final = 95  # of a term, as its holder counts it: clocks run at different rates
 ID_RANGE: Final = 4_096
@@ -285,6 +286,7 @@ assert NODE_HEARTBEAT_S * 2 < NODE_SUSPECT_S < NODE_DEAD_S
 assert LEASE_S < RPC_DEADLINE_S < GARBAGE_GRACE_S
 assert ENGINE_READ_S < SESSION_SILENCE_S  # clients wait while a look-up does
 assert ENGINE_SILENCE_S < ENGINE_COMMIT_S
+assert 2 * (DUMP_FRAME_BYTES + VALUE_MAX_BYTES) < GRPC_MESSAGE_MAX_BYTES
 assert LEADERSHIP_RENEWALS * LEADERSHIP_PERCENT > 200  # one that fails leaves time for another
 assert PLAN_REUSE_S < NODE_SUSPECT_S  # a node that has gone is met by failover, as with a fresh plan
 assert LEASE_S < RECALL_MAX_S <= RPC_DEADLINE_S

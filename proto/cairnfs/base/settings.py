@@ -51,6 +51,9 @@ class CoordinatorSettings(CommonSettings):
         "sqlite", "metadata engine: sqlite, memory or postgresql://USER@HOST/DATABASE", form="engine"
     )
     engine_password_file: str = _setting("", "file with the password for the URL of the engine")
+    backup_dir: str = _setting("", "directory for automatic backups of the metadata; empty: none")
+    backup_interval_s: float = _setting(86_400.0, "seconds from one backup to the next", minimum=1.0)
+    backup_keep: int = _setting(7, "backups that are kept", minimum=1, maximum=10_000)
     lease_s: float = _setting(
         limits.LEASE_S, "lease time of client sessions, seconds", minimum=0.1, maximum=600.0
     )

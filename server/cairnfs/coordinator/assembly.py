@@ -6,12 +6,14 @@ import math
 import os
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from random import Random
 from typing import Any, Final
 
 from cairnfs.base.clock import Clock, SystemClock
 from cairnfs.base.ids import new_id
 from cairnfs.base.settings import CoordinatorSettings
+from cairnfs.coordinator.backups import Backups
 from cairnfs.coordinator.conductor import Conductor, Config
 from cairnfs.coordinator.driver import Driver
 from cairnfs.coordinator.leading import keep_leading
@@ -19,6 +21,7 @@ from cairnfs.coordinator.membership import nodes_table
 from cairnfs.coordinator.membership.manager import NodeManager
 from cairnfs.coordinator.membership.operations import membership_operations
 from cairnfs.coordinator.membership.service import NodesService
+from cairnfs.coordinator.meta_files import stream_dump
 from cairnfs.coordinator.namespace.ids import IdAllocator, reserve_inode_numbers
 from cairnfs.coordinator.namespace.mkfs import format_file_system
 from cairnfs.coordinator.namespace.registry import OPERATIONS
@@ -32,6 +35,7 @@ from cairnfs.coordinator.upkeep.fsck import run_fsck
 from cairnfs.coordinator.upkeep.runner import UpkeepRunner
 from cairnfs.coordinator.upkeep.upkeep import Upkeep
 from cairnfs.engine.committer import Committer, Done
+from cairnfs.engine.dump import is_loading
 from cairnfs.engine.interface import Engine, Operation, Outcome
 from cairnfs.rpc.v1 import metadata_pb2 as pb
 
@@ -55,6 +59,7 @@ class Coordinator:
         self._committer = Committer(engine, self._deliver)
         self.store: Final = MetadataStore(engine, self._committer, self._loop)
         self.config: Final = Config(self.cluster_id, incarnation, settings.replicas, settings.lease_s)
+        self._backups = _backups(settings, engine, self._clock)
         self._build(numbers)
 
     def _build(self, numbers: IdAllocator) -> None:
@@ -78,7 +83,9 @@ class Coordinator:
         self.driver = Driver(
             self.conductor, self._committer, self._storage_failed, settings.lease_s, self._is_deposed
         )
-        self._status = reporter(self.config, self.conductor, store, self.manager, self.upkeep, clock)
+        self._status = reporter(
+            self.config, self.conductor, store, self.manager, self.upkeep, clock, self._backups
+        )
         self.manager.subscribe(self.driver.node_update)
 
     # ------------------------------------------------------------------ life
@@ -86,7 +93,13 @@ class Coordinator:
     async def start(self) -> None:
         """Listen and serve. Raises OSError when the address cannot be had."""
         settings = self._settings
-        metadata = MetadataService(self.driver, self._status, self.manager.cluster_map, self._fsck)
+        metadata = MetadataService(
+            self.driver,
+            self._status,
+            self.manager.cluster_map,
+            self._fsck,
+            lambda _request, _context: stream_dump(self._engine),
+        )
         nodes = NodesService(self.store, self.manager, self.upkeep, self._clock, settings.heartbeat_s)
         self._server = Server(metadata, nodes)
         self.address = self._server.bind(settings.listen)
@@ -94,6 +107,8 @@ class Coordinator:
         await self._server.start()
         runner = UpkeepRunner(self.store, self.upkeep, self._clock)
         works = [self.driver.run(self.manager.low_space), runner.run()]
+        if self._backups is not None:
+            works.append(self._backups.run())
         if math.isfinite(self._engine.leads_until_s):
             works.append(keep_leading(self._engine, settings.lease_s))
         for work in works:
@@ -155,8 +170,17 @@ def check_listen(settings: CoordinatorSettings) -> None:
         )
 
 
+def _backups(settings: CoordinatorSettings, engine: Engine, clock: Clock) -> Backups | None:
+    if not settings.backup_dir:
+        return None
+    directory = Path(settings.backup_dir).expanduser()
+    return Backups(engine, directory, settings.backup_interval_s, settings.backup_keep, clock)
+
+
 def _prepare(engine: Engine, clock: Clock) -> tuple[str, int, IdAllocator]:
     """Make the file system if there is none, count this start, reserve inode numbers."""
+    if engine.read(is_loading):
+        raise ValueError("the engine holds a part of a dump: run `cairnfs meta load` again to its end")
     proposed, now_ns = new_id(), clock.wall_ns()
     outcomes = engine.commit(
         [

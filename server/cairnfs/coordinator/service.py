@@ -18,6 +18,7 @@ from cairnfs.serving.server import Call, Opener
 log = get_logger(__name__)
 
 Fsck = Callable[[pb.FsckRequest, Any], AsyncIterator[pb.FsckProgress]]
+Dump = Callable[[pb.DumpRequest, Any], AsyncIterator[pb.DumpPart]]
 
 _METADATA: Final = "/cairnfs.rpc.v1.Metadata/"
 _NODES: Final = "/cairnfs.rpc.v1.Nodes/"
@@ -32,11 +33,13 @@ class MetadataService:
         status: Callable[[], pb.StatusReply],
         cluster_map: Callable[[], common.ClusterMap],
         fsck: Fsck | None = None,
+        dump: Dump | None = None,
     ) -> None:
         self._driver = driver
         self._status = status
         self._cluster_map = cluster_map
         self._fsck = fsck
+        self._dump = dump
 
     def methods(self) -> dict[str, Opener]:
         """What a server takes."""
@@ -47,6 +50,8 @@ class MetadataService:
         }
         if self._fsck is not None:
             found[_METADATA + "Fsck"] = many_answers(pb.FsckRequest, self._fsck)
+        if self._dump is not None:
+            found[_METADATA + "Dump"] = many_answers(pb.DumpRequest, self._dump)
         return found
 
     async def _get_status(self, _request: pb.StatusRequest, _context: Any) -> pb.StatusReply:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 
 from cairnfs.base.clock import Clock
+from cairnfs.coordinator.backups import Backups
 from cairnfs.coordinator.conductor import Conductor, Config
 from cairnfs.coordinator.membership.manager import NodeManager
 from cairnfs.coordinator.membership.operations import space_reply
@@ -28,6 +29,7 @@ def reporter(
     manager: NodeManager,
     upkeep: Upkeep,
     clock: Clock,
+    backups: Backups | None,
 ) -> Callable[[], pb.StatusReply]:
     """What makes a StatusReply of the moment it is called."""
     started_s = clock.monotonic()
@@ -52,6 +54,7 @@ def reporter(
             session_list=infos,
             version=package_version(),
             uptime_s=int(clock.monotonic() - started_s),
+            backup=backups.status() if backups is not None else None,
         )
 
     return status

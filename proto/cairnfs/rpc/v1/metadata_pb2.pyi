@@ -2628,6 +2628,7 @@ class StatusReply(_message.Message):
     SESSION_LIST_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     UPTIME_S_FIELD_NUMBER: _builtins.int
+    BACKUP_FIELD_NUMBER: _builtins.int
     cluster_id: _builtins.str
     incarnation: _builtins.int
     safe_mode: _builtins.bool
@@ -2646,6 +2647,10 @@ class StatusReply(_message.Message):
     def cluster_map(self) -> _common_pb2.ClusterMap: ...
     @_builtins.property
     def session_list(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionInfo]: ...
+    @_builtins.property
+    def backup(self) -> Global___BackupStatus:
+        """absent: none are made"""
+
     def __init__(
         self,
         *,
@@ -2664,14 +2669,82 @@ class StatusReply(_message.Message):
         session_list: _abc.Iterable[Global___SessionInfo] | None = ...,
         version: _builtins.str = ...,
         uptime_s: _builtins.int = ...,
+        backup: Global___BackupStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cluster_map", b"cluster_map", "space", b"space"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["backup", b"backup", "cluster_map", b"cluster_map", "space", b"space"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "cluster_id", b"cluster_id", "cluster_map", b"cluster_map", "garbage_chunks", b"garbage_chunks", "incarnation", b"incarnation", "inodes", b"inodes", "repairs_running", b"repairs_running", "replicas", b"replicas", "safe_mode", b"safe_mode", "session_list", b"session_list", "sessions", b"sessions", "space", b"space", "under_replicated", b"under_replicated", "uptime_s", b"uptime_s", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backup", b"backup", "chunks", b"chunks", "cluster_id", b"cluster_id", "cluster_map", b"cluster_map", "garbage_chunks", b"garbage_chunks", "incarnation", b"incarnation", "inodes", b"inodes", "repairs_running", b"repairs_running", "replicas", b"replicas", "safe_mode", b"safe_mode", "session_list", b"session_list", "sessions", b"sessions", "space", b"space", "under_replicated", b"under_replicated", "uptime_s", b"uptime_s", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StatusReply: _TypeAlias = StatusReply  # noqa: Y015
+
+@_typing.final
+class BackupStatus(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIRECTORY_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    NEWEST_MS_FIELD_NUMBER: _builtins.int
+    NEWEST_BYTES_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    directory: _builtins.str
+    count: _builtins.int
+    newest_ms: _builtins.int
+    """when it was taken, since 1970; 0: there is none"""
+    newest_bytes: _builtins.int
+    error: _builtins.str
+    """of the last attempt; empty: it succeeded"""
+    def __init__(
+        self,
+        *,
+        directory: _builtins.str = ...,
+        count: _builtins.int = ...,
+        newest_ms: _builtins.int = ...,
+        newest_bytes: _builtins.int = ...,
+        error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "directory", b"directory", "error", b"error", "newest_bytes", b"newest_bytes", "newest_ms", b"newest_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BackupStatus: _TypeAlias = BackupStatus  # noqa: Y015
+
+@_typing.final
+class DumpRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DumpRequest: _TypeAlias = DumpRequest  # noqa: Y015
+
+@_typing.final
+class DumpPart(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DumpPart: _TypeAlias = DumpPart  # noqa: Y015
 
 @_typing.final
 class SessionInfo(_message.Message):

@@ -54,6 +54,11 @@ class MetadataStub:
                 request_serializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.FsckRequest.SerializeToString,
                 response_deserializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.FsckProgress.FromString,
                 _registered_method=True)
+        self.Dump = channel.unary_stream(
+                '/cairnfs.rpc.v1.Metadata/Dump',
+                request_serializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.DumpRequest.SerializeToString,
+                response_deserializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.DumpPart.FromString,
+                _registered_method=True)
         self.SetPolicy = channel.unary_unary(
                 '/cairnfs.rpc.v1.Metadata/SetPolicy',
                 request_serializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.SetPolicyRequest.SerializeToString,
@@ -103,6 +108,12 @@ class MetadataServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Fsck(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Dump(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -160,6 +171,11 @@ def add_MetadataServicer_to_server(servicer, server):
                     servicer.Fsck,
                     request_deserializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.FsckRequest.FromString,
                     response_serializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.FsckProgress.SerializeToString,
+            ),
+            'Dump': grpc.unary_stream_rpc_method_handler(
+                    servicer.Dump,
+                    request_deserializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.DumpRequest.FromString,
+                    response_serializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.DumpPart.SerializeToString,
             ),
             'SetPolicy': grpc.unary_unary_rpc_method_handler(
                     servicer.SetPolicy,
@@ -295,6 +311,33 @@ class Metadata:
             '/cairnfs.rpc.v1.Metadata/Fsck',
             cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.FsckRequest.SerializeToString,
             cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.FsckProgress.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Dump(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cairnfs.rpc.v1.Metadata/Dump',
+            cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.DumpRequest.SerializeToString,
+            cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.DumpPart.FromString,
             options,
             channel_credentials,
             insecure,

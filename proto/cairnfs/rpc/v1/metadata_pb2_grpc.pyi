@@ -37,6 +37,7 @@ class MetadataStub:
     Status: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.StatusRequest, _metadata_pb2.StatusReply]
     ListNodes: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.ListNodesRequest, _metadata_pb2.ListNodesReply]
     Fsck: _grpc.UnaryStreamMultiCallable[_metadata_pb2.FsckRequest, _metadata_pb2.FsckProgress]
+    Dump: _grpc.UnaryStreamMultiCallable[_metadata_pb2.DumpRequest, _metadata_pb2.DumpPart]
     SetPolicy: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.SetPolicyRequest, _metadata_pb2.SetPolicyReply]
     ListRealms: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.ListRealmsRequest, _metadata_pb2.ListRealmsReply]
     ListTrash: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.ListTrashRequest, _metadata_pb2.ListTrashReply]
@@ -50,6 +51,7 @@ class MetadataAsyncStub(MetadataStub):
     Status: _aio.UnaryUnaryMultiCallable[_metadata_pb2.StatusRequest, _metadata_pb2.StatusReply]  # type: ignore[assignment]
     ListNodes: _aio.UnaryUnaryMultiCallable[_metadata_pb2.ListNodesRequest, _metadata_pb2.ListNodesReply]  # type: ignore[assignment]
     Fsck: _aio.UnaryStreamMultiCallable[_metadata_pb2.FsckRequest, _metadata_pb2.FsckProgress]  # type: ignore[assignment]
+    Dump: _aio.UnaryStreamMultiCallable[_metadata_pb2.DumpRequest, _metadata_pb2.DumpPart]  # type: ignore[assignment]
     SetPolicy: _aio.UnaryUnaryMultiCallable[_metadata_pb2.SetPolicyRequest, _metadata_pb2.SetPolicyReply]  # type: ignore[assignment]
     ListRealms: _aio.UnaryUnaryMultiCallable[_metadata_pb2.ListRealmsRequest, _metadata_pb2.ListRealmsReply]  # type: ignore[assignment]
     ListTrash: _aio.UnaryUnaryMultiCallable[_metadata_pb2.ListTrashRequest, _metadata_pb2.ListTrashReply]  # type: ignore[assignment]
@@ -84,6 +86,13 @@ class MetadataServicer(metaclass=_abc_1.ABCMeta):
         request: _metadata_pb2.FsckRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_metadata_pb2.FsckProgress], _abc.AsyncIterator[_metadata_pb2.FsckProgress]]: ...
+
+    @_abc_1.abstractmethod
+    def Dump(
+        self,
+        request: _metadata_pb2.DumpRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_metadata_pb2.DumpPart], _abc.AsyncIterator[_metadata_pb2.DumpPart]]: ...
 
     @_abc_1.abstractmethod
     def SetPolicy(
