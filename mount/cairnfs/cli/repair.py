@@ -38,6 +38,13 @@ def status(
         return 0
     for line in (*_repair(reply["repair"]), _rebalance(reply["rebalance"])):
         print(line)
+    policy = reply["policy"]
+    if policy["running"]:
+        print(
+            print(
+                f"policy     walk {policy['phase']} of 3 for changed replica counts, {policy['chunks']} chunks"
+            )
+        )
     for drain in reply["drains"]:
         print(f"drain      {describe_drain(drain)}")
     for node in reply["nodes"]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from cairnfs.base.errors import CairnError
 from cairnfs.coordinator import keys
-from cairnfs.coordinator.records import ChunkRecord, ChunkState
+from cairnfs.coordinator.records import NO_WISH, ChunkRecord, ChunkState, Wish
 from cairnfs.engine.interface import ReadTransaction, Transaction
 from cairnfs.rpc.v1 import common_pb2 as pb
 
@@ -30,9 +30,11 @@ def put_chunk(txn: Transaction, chunk_id: bytes, record: ChunkRecord) -> None:
 
 
 def add_references(
-    txn: Transaction, chunk_id: bytes, length: int, nodes: Iterable[int], count: int
+    txn: Transaction, chunk_id: bytes, length: int, nodes: Iterable[int], count: int, wish: Wish = NO_WISH
 ) -> ChunkRecord:
     """Count `count` more slices of a chunk, which `nodes` have just stored (none: it must be known).
+
+    `wish` is how many replicas the file wants.
 
     Raises CairnError CHUNK_GONE when the chunk is unknown and `nodes` is empty, or when it is being
     deleted; INVALID when it is stored with another length.
@@ -42,7 +44,7 @@ def add_references(
         stored = tuple(sorted(set(nodes)))
         if not stored:
             raise CairnError(pb.ERROR_CODE_CHUNK_GONE, chunk_id.hex())
-        record = ChunkRecord(length, count, ChunkState.LIVE, 0, stored)
+        record = ChunkRecord(length, count, ChunkState.LIVE, 0, stored, wish, wish)
     else:
         _require_usable(record, chunk_id, length)
         if record.references == 0:
@@ -51,6 +53,8 @@ def add_references(
             references=record.references + count,
             garbage_since_ns=0,
             nodes=tuple(sorted({*record.nodes, *nodes})),
+            wish=record.wish.joined(wish) if record.references else wish,
+            new_wish=record.new_wish.joined(wish) if record.references else wish,
         )
     txn.put(keys.chunk(chunk_id), record.encode())
     return record

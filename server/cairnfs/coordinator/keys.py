@@ -161,6 +161,26 @@ def garbage_chunk_id(key: bytes) -> bytes:
     return key[_HEAD_BYTES:]
 
 
+def short_of_replicas(ino: int) -> bytes:
+    """Blocks of a file that were committed with fewer replicas than its policy wants."""
+    return _one(b"y", ino)
+
+
+def all_short_of_replicas() -> Range:
+    """All files that have such blocks."""
+    return b"y", _next_kind(b"y")
+
+
+def policy_walk() -> bytes:
+    """How far changed replica counts were carried out (upkeep/policies.py)."""
+    return b"npolicy-walk"
+
+
+def short_of_replicas_ino(key: bytes) -> int:
+    """The inode in a key made by `short_of_replicas`, or in that of an extent."""
+    return _first(key)
+
+
 # ------------------------------------------------------------------ realms (docs/internals/realms.md)
 
 

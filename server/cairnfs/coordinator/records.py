@@ -16,7 +16,7 @@ _ATTR: Final = Struct("<BQBIBIBIBIBQBQBQBqBqBqBQB?BQHQ")
 _DENTRY: Final = Struct(">QB")
 _REALM: Final = Struct(">QBBIQQQqqqq")
 _RESERVATION: Final = Struct(">QQ")
-_CHUNK: Final = Struct(">IQBQ")
+_CHUNK: Final = Struct(">IQBQBB")
 _COUNT: Final = Struct(">H")
 _NAMED: Final = Struct(">32sI")  # a chunk that slices of the block are of, and its length
 _SLICE: Final = Struct(">IIIH")  # its place in the block, its length, its place in the chunk, which chunk
@@ -156,10 +156,46 @@ class ChunkState(IntEnum):
     DELETING = 1
 
 
+class Wish(NamedTuple):
+    """How many replicas the files that share a chunk want.
+
+    `replicas` is the most that a policy asks for (0: none does); `default` whether a file without a policy
+    refers to it as well.
+    """
+
+    replicas: int = 0
+    default: bool = False
+
+    def joined(self, other: "Wish") -> "Wish":
+        """What both together want."""
+        return Wish(max(self.replicas, other.replicas), self.default or other.default)
+
+    def count(self, cluster_replicas: int) -> int:
+        """The number, in a cluster whose own number is this."""
+        if not self.replicas:
+            return cluster_replicas
+        return max(self.replicas, cluster_replicas) if self.default else self.replicas
+
+    def byte(self) -> int:
+        """As a record keeps it."""
+        return self.replicas | _DEFAULT * self.default
+
+    @classmethod
+    def of_byte(cls, value: int) -> "Wish":
+        """The wish that `byte` made."""
+        return cls(value & ~_DEFAULT, value >= _DEFAULT)
+
+
+_DEFAULT: Final = 0x80
+NO_WISH: Final = Wish()
+
+
 class ChunkRecord(NamedTuple):
     """A stored chunk: its length in bytes, how many slices refer to it, and which nodes hold it.
 
-    `garbage_since_ns` is when the last reference went, and 0 while there is one.
+    `garbage_since_ns` is when the last reference went, and 0 while there is one. `wish` holds for the files
+    that refer, or referred, to it; `new_wish` for those that the walk over all files has met, and for all
+    later commits (upkeep/policies.py).
     """
 
     length: int
@@ -167,18 +203,22 @@ class ChunkRecord(NamedTuple):
     state: ChunkState
     garbage_since_ns: int
     nodes: tuple[int, ...]
+    wish: Wish = NO_WISH
+    new_wish: Wish = NO_WISH
 
     def encode(self) -> bytes:
         """The engine's value."""
-        head = _CHUNK.pack(self.length, self.references, self.state, self.garbage_since_ns)
+        wishes = self.wish.byte(), self.new_wish.byte()
+        head = _CHUNK.pack(self.length, self.references, self.state, self.garbage_since_ns, *wishes)
         return head + b"".join([_NODE.pack(node) for node in self.nodes])
 
     @classmethod
     def decode(cls, value: bytes) -> "ChunkRecord":
         """The chunk in an engine's value."""
-        length, references, state, since_ns = _CHUNK.unpack_from(value)
+        length, references, state, since_ns, wish, new_wish = _CHUNK.unpack_from(value)
         nodes = tuple(node for (node,) in _NODE.iter_unpack(value[_CHUNK.size :]))
-        return cls(length, references, ChunkState(state), since_ns, nodes)
+        wishes = Wish.of_byte(wish), Wish.of_byte(new_wish)
+        return cls(length, references, ChunkState(state), since_ns, nodes, *wishes)
 
 
 class RealmState(IntEnum):

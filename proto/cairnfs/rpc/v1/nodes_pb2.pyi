@@ -719,6 +719,7 @@ class UpkeepStatusReply(_message.Message):
     DRAINS_FIELD_NUMBER: _builtins.int
     REBALANCE_FIELD_NUMBER: _builtins.int
     NODES_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def repair(self) -> Global___RepairStatus: ...
     @_builtins.property
@@ -727,6 +728,8 @@ class UpkeepStatusReply(_message.Message):
     def rebalance(self) -> Global___RebalanceStatus: ...
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeStatus]: ...
+    @_builtins.property
+    def policy(self) -> Global___PolicyStatus: ...
     def __init__(
         self,
         *,
@@ -734,10 +737,11 @@ class UpkeepStatusReply(_message.Message):
         drains: _abc.Iterable[Global___DrainStatus] | None = ...,
         rebalance: Global___RebalanceStatus | None = ...,
         nodes: _abc.Iterable[Global___NodeStatus] | None = ...,
+        policy: Global___PolicyStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["rebalance", b"rebalance", "repair", b"repair"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "rebalance", b"rebalance", "repair", b"repair"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["drains", b"drains", "nodes", b"nodes", "rebalance", b"rebalance", "repair", b"repair"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drains", b"drains", "nodes", b"nodes", "policy", b"policy", "rebalance", b"rebalance", "repair", b"repair"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -788,6 +792,35 @@ class RepairStatus(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RepairStatus: _TypeAlias = RepairStatus  # noqa: Y015
+
+@_typing.final
+class PolicyStatus(_message.Message):
+    """How far changed replica counts of directories are carried out, for what was stored before."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUNNING_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    CHUNKS_FIELD_NUMBER: _builtins.int
+    running: _builtins.bool
+    phase: _builtins.int
+    """of 3"""
+    chunks: _builtins.int
+    """looked at, in all phases"""
+    def __init__(
+        self,
+        *,
+        running: _builtins.bool = ...,
+        phase: _builtins.int = ...,
+        chunks: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "phase", b"phase", "running", b"running"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicyStatus: _TypeAlias = PolicyStatus  # noqa: Y015
 
 @_typing.final
 class RepairQueue(_message.Message):

@@ -82,4 +82,4 @@ class Administration:
         if record.state != ChunkState.LIVE or record.references == 0 or node not in record.nodes:
             return False
         others = sum(1 for number in record.nodes if number != node and self._manager.keeps_replicas(number))
-        return others < self._manager.wanted_replicas()
+        return others < self._manager.wanted_replicas(record.wish)

@@ -18,6 +18,7 @@ from cairnfs.coordinator.membership.node import (
 )
 from cairnfs.coordinator.membership.ring import UpdateRing
 from cairnfs.coordinator.membership.space import shared_free_bytes, storable_bytes
+from cairnfs.coordinator.records import Wish
 from cairnfs.rpc.v1 import common_pb2, nodes_pb2
 
 log = get_logger(__name__)
@@ -182,10 +183,10 @@ class NodeManager:
         """The nodes that may take new chunks."""
         return [node for node in self._nodes.values() if node.usable]
 
-    def wanted_replicas(self) -> int:
-        """How many replicas a chunk should have: as configured, as far as there are nodes to keep them."""
-        keepers = sum(1 for node in self._nodes.values() if self.keeps_replicas(node.number))
-        return max(1, min(self.replicas, keepers))
+    def wanted_replicas(self, wish: Wish) -> int:
+        """How many replicas a chunk should have: what is wished, as far as there are nodes to keep them."""
+        keepers = sum(1 for node in self._nodes.values() if node.keeps)
+        return max(1, min(wish.count(self.replicas), keepers))
 
     def debit(self, number: int, size_bytes: int) -> None:
         """Count planned bytes against a node until its next heartbeat, so that a burst spreads."""

@@ -16,7 +16,8 @@ from cairnfs.base.limits import (
     STEP_VALUES_MAX_BYTES,
 )
 from cairnfs.coordinator import chunk_table, keys
-from cairnfs.coordinator.records import SLICE_BYTES, BlockSlice, decode_slices, encode_slices
+from cairnfs.coordinator.namespace import policies
+from cairnfs.coordinator.records import NO_WISH, SLICE_BYTES, BlockSlice, decode_slices, encode_slices
 from cairnfs.engine.interface import ReadTransaction, Transaction
 from cairnfs.rpc.v1 import common_pb2 as pb
 
@@ -142,13 +143,19 @@ class ExtentEditor:
                 self._txn.put(keys.extent(self._ino, block), encode_slices(slices))
             else:
                 self._txn.delete(keys.extent(self._ino, block))
+        grows = any(count > 0 for count in self._references.values())
+        wish = policies.wish_of(self._txn, self._ino) if grows else NO_WISH
+        short = False
         for chunk_id, count in self._references.items():
             if count > 0:
                 nodes = stored.get(chunk_id, ()) if stored else ()
                 length = self._chunk_lengths[chunk_id]
-                chunk_table.add_references(self._txn, chunk_id, length, nodes, count)
+                record = chunk_table.add_references(self._txn, chunk_id, length, nodes, count, wish)
+                short |= wish.replicas > len(record.nodes)
             elif count < 0:
                 chunk_table.drop_reference(self._txn, chunk_id, now_ns, -count)
+        if short:
+            policies.note_short(self._txn, self._ino, self._changed)
 
     # -------------------------------------------------------------- bounds
 

@@ -36,7 +36,7 @@ def judge(manager: NodeManager, record: ChunkRecord) -> Verdict:
     return Verdict(
         kept=tuple(number for number in record.nodes if manager.keeps_replicas(number)),
         readable=tuple(number for number in record.nodes if manager.is_alive(number)),
-        wanted=manager.wanted_replicas(),
+        wanted=manager.wanted_replicas(record.wish),
     )
 
 
@@ -49,7 +49,7 @@ def surplus_holders(manager: NodeManager, record: ChunkRecord) -> list[int]:
     if len(holders) < len(record.nodes) or any(node.state != HEALTHY for node in holders):
         return []
     given_up: list[int] = []
-    while len(holders) > manager.replicas:
+    while len(holders) > record.wish.count(manager.replicas):
         victim = worst_placed(holders)
         holders.remove(victim)
         given_up.append(victim.number)

@@ -116,5 +116,5 @@ def _allowed(change: Change, record: ChunkRecord, view: _View) -> bool:
     if change.kind is Kind.DROP_BAD:
         return bool(others & view.alive)
     if change.kind is Kind.TRIM:
-        return len(others & view.healthy) >= view.replicas
+        return len(others & view.healthy) >= record.wish.count(view.replicas)
     return True

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from cairnfs.coordinator.upkeep.policies import Phase
 from cairnfs.coordinator.upkeep.upkeep import Upkeep
 from cairnfs.rpc.v1 import nodes_pb2
 
@@ -35,6 +36,11 @@ def upkeep_status(upkeep: Upkeep, now: float) -> nodes_pb2.UpkeepStatusReply:
         repair=_repair(upkeep, now),
         drains=upkeep.drains.report(),
         rebalance=_rebalance(upkeep),
+        policy=nodes_pb2.PolicyStatus(
+            running=upkeep.policies.phase is not Phase.DONE,
+            phase=upkeep.policies.phase,
+            chunks=upkeep.policies.chunks,
+        ),
         nodes=[
             nodes_pb2.NodeStatus(
                 node=node.number,

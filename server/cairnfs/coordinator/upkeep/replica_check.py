@@ -47,7 +47,8 @@ class ReplicaCheck:
             for number in record.nodes
             if manager.is_alive(number) and not self._upkeep.is_absent(number, chunk_id)
         ]
-        wanted = min(manager.replicas, sum(1 for node in manager if node.alive))
+        wished = record.wish.count(manager.replicas)
+        wanted = min(wished, sum(1 for node in manager if node.alive))
         text = f"chunk {chunk_id.hex()}: {len(held)} of {wanted} replicas (recorded on {list(record.nodes)})"
         if not held:
             report.missing += 1
@@ -55,11 +56,10 @@ class ReplicaCheck:
         elif len(held) < wanted:
             report.under_replicated += 1
             describe(report, f"under-replicated: {text}")
-        elif len(held) > max(wanted, self._kept_off_draining(held)):
+        elif len(held) > max(wanted, wished + self._to_be_emptied(held)):
             report.over_replicated += 1
             describe(report, f"over-replicated: {text}")
 
-    def _kept_off_draining(self, held: list[int]) -> int:
-        """How many replicas there may be while nodes are drained: theirs come on top."""
-        drained = sum(1 for number in held if not self._upkeep.manager.keeps_replicas(number))
-        return self._upkeep.manager.replicas + drained
+    def _to_be_emptied(self, held: list[int]) -> int:
+        """How many replicas are on nodes that are drained or failing: they come on top."""
+        return sum(1 for number in held if not self._upkeep.manager.keeps_replicas(number))

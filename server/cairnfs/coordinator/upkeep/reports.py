@@ -184,7 +184,7 @@ class Reconciliation:
         parts = self._parts
         keepers = sum(1 for number in record.nodes if parts.manager.keeps_replicas(number))
         good = length == record.length and not parts.doubts.is_bad(self._node, chunk_id)
-        wanted = record.state == ChunkState.LIVE and keepers < parts.manager.replicas
+        wanted = record.state == ChunkState.LIVE and keepers < record.wish.count(parts.manager.replicas)
         if good and wanted and not parts.deleter.may_vanish(self._node, chunk_id):
             self.added += 1
             parts.changes.want(Change(Kind.ADD, chunk_id, self._node))

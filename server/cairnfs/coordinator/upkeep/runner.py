@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from cairnfs.base.clock import Clock
 from cairnfs.base.logs import get_logger
 from cairnfs.coordinator.membership import nodes_table
+from cairnfs.coordinator.upkeep.policies import Phase
 from cairnfs.coordinator.upkeep.store import Store
 from cairnfs.coordinator.upkeep.upkeep import Upkeep
 from cairnfs.engine.interface import EngineError
@@ -58,6 +59,7 @@ class UpkeepRunner:
             self._repair,
             self._move,
             self._flag,
+            self._carry_out,
             self._collect,
         )
         for part in work:
@@ -99,6 +101,17 @@ class UpkeepRunner:
         log.warning("datanode is not trusted any more", node=number, detail=trouble)
         await self._store.commit(nodes_table.failing(number, trouble))
         self._upkeep.manager.set_failing(number, trouble)
+        return True
+
+    async def _carry_out(self) -> bool:
+        now = self._clock.monotonic()
+        operation = self._store.read(lambda txn: self._upkeep.policies.step(txn, now))
+        if operation is None:
+            return False
+        before = self._upkeep.policies.phase
+        await self._store.commit(operation)
+        if before is Phase.APPLYING:
+            self._upkeep.scanner.request()  # for what is to be trimmed
         return True
 
     async def _collect(self) -> bool:

@@ -92,7 +92,7 @@ class Scanner:
         self._count_holders(record)
         missing = self._repairer.consider(chunk_id, record)
         tally.under_replicated += missing
-        if len(record.nodes) > self._manager.replicas:
+        if len(record.nodes) > record.wish.count(self._manager.replicas):
             self._trim(chunk_id, record)
         elif not missing:
             crowded = crowded_holder(self._manager, record, self._roomy_racks)

@@ -21,6 +21,7 @@ from cairnfs.coordinator.upkeep.drains import Drains
 from cairnfs.coordinator.upkeep.faults import FaultBook
 from cairnfs.coordinator.upkeep.garbage import Collector
 from cairnfs.coordinator.upkeep.moves import Move, Mover
+from cairnfs.coordinator.upkeep.policies import Policies
 from cairnfs.coordinator.upkeep.rebalance import Rebalancer
 from cairnfs.coordinator.upkeep.repair import Repairer
 from cairnfs.coordinator.upkeep.reports import (
@@ -68,6 +69,7 @@ class Upkeep:
         repairs = Bandwidth(settings.repair_bytes_per_s, settings.repair_node_bytes_per_s, now)
         barred = self._is_barred_target
         self.repairer = Repairer(manager, placer, self.copies, self.changes, repairs, barred)
+        self.policies = Policies(self.repairer)
         moves = Bandwidth(settings.rebalance_bytes_per_s, settings.repair_node_bytes_per_s, now)
         self.mover = Mover(
             manager, placer, self.copies, self.changes, self.deleter, moves, barred, self._look_again
