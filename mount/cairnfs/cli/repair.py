@@ -40,11 +40,7 @@ def status(
         print(line)
     policy = reply["policy"]
     if policy["running"]:
-        print(
-            print(
-                f"policy     walk {policy['phase']} of 3 for changed replica counts, {policy['chunks']} chunks"
-            )
-        )
+        print(f"policy     changed replica counts: walk {policy['phase']} of 3, {policy['chunks']} chunks")
     for drain in reply["drains"]:
         print(f"drain      {describe_drain(drain)}")
     for node in reply["nodes"]:
