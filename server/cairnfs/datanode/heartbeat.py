@@ -14,6 +14,7 @@ from cairnfs.datanode.disk import Disk
 from cairnfs.datanode.disks.array import DiskArray
 from cairnfs.datanode.disks.summary import disk_use
 from cairnfs.datanode.membership import Membership
+from cairnfs.datanode.peers import Peers
 from cairnfs.datanode.scrubber import Scrubber
 from cairnfs.datanode.tasks import TaskRunner
 from cairnfs.rpc.v1 import common_pb2, nodes_pb2
@@ -44,6 +45,7 @@ class Heartbeats:
     ) -> None:
         self.tasks: TaskRunner | None = None
         self.scrubber: Scrubber | None = None
+        self.peers: Peers | None = None
         self._coordinators = coordinators
         self._membership = membership
         self._disk = disk
@@ -139,6 +141,10 @@ class Heartbeats:
             boot=store.boot,
             disks=[report.info() for report in self._disks.disks()],
             scrub=self.scrubber.figures if self.scrubber else None,
+            peers=[
+                nodes_pb2.PeerSpeed(node=node, store_us=int(seconds * 1e6))
+                for node, seconds in (self.peers.speeds() if self.peers else ())
+            ],
             store_us=int(self._disks.store_s * 1e6),
         )
         reply = await self._coordinators.heartbeat(request, max(self._interval_s, limits.NODE_HEARTBEAT_S))

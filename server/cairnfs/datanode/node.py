@@ -117,6 +117,7 @@ class Datanode:
             Coordinators(addresses), self.membership, self.disk, self.store, place, self.settings.heartbeat_s
         )
         tasks = heartbeats.tasks = TaskRunner(self.disk, self._peers, heartbeats.wake)
+        heartbeats.peers = self._peers
         scrubber = heartbeats.scrubber = Scrubber(
             self.disk, self.settings.scrub_bytes_per_s, heartbeats.found_corrupt, SystemClock()
         )

@@ -71,6 +71,11 @@ class PeerLink:
         self._shared: SharedMemory | None = None
         self._task = asyncio.create_task(self._run(), name=f"peer {info.node}")
 
+    @property
+    def store_s(self) -> float:
+        """Median time that the peer took for a small chunk, seconds; 0: not known."""
+        return self._sender.store_s(self._clock.monotonic())
+
     def begin(self, listener: ReplicaListener, header: chunks_pb2.ChunkHeader) -> None:
         """Open a transfer; it fails at once within PEER_RETRY_S after the stream failed."""
         now = self._clock.monotonic()
@@ -222,6 +227,10 @@ class Peers:
         """End a transfer."""
         if (link := self._links.get(node)) is not None:
             link.cancel(listener)
+
+    def speeds(self) -> list[tuple[int, float]]:
+        """How many seconds each node lately took to store a small chunk, by its number."""
+        return [(node, seconds) for node, link in self._links.items() if (seconds := link.store_s)]
 
     def _link(self, node: int) -> PeerLink | None:
         info = self._membership.peer(node)

@@ -7,11 +7,16 @@ transfers; a frame that no longer fits into PEER_QUEUE_MAX_BYTES fails its own.
 
 from collections import deque
 from dataclasses import dataclass
+from statistics import median
+from typing import Final
 
 from cairnfs.base import limits
 from cairnfs.bulk.codec import ChunkFrame
 from cairnfs.rpc.v1 import common_pb2 as pb
 from cairnfs.rpc.v1.chunks_pb2 import ChunkDataAck, ChunkHeader
+
+STORE_TIMES_KEPT: Final = 32
+STORE_TIMES_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,7 @@ class _Outgoing:
     key: object
     number: int
     header: ChunkHeader
+    begun_s: float
     sent: int = 0
     received: int = 0
 
@@ -78,6 +84,16 @@ class ReplicationSender:
         self._session = ""
         self._numbers = 0
         self._progress_s = 0.0
+        self._store_times: deque[tuple[float, float]] = deque(maxlen=STORE_TIMES_KEPT)
+
+    def store_s(self, now: float) -> float:
+        """Median time that the peer took for a small chunk in the last STORE_TIMES_S; 0: not known.
+
+        What is older is forgotten: a slow peer gets no more chunks, and must not be slow for ever.
+        """
+        while self._store_times and self._store_times[0][0] <= now - STORE_TIMES_S:
+            self._store_times.popleft()
+        return median(seconds for _, seconds in self._store_times) if self._store_times else 0.0
 
     @property
     def idle(self) -> bool:
@@ -106,7 +122,7 @@ class ReplicationSender:
             wanted_replicas=1,
             reader=header.reader,
         )
-        outgoing = _Outgoing(key, self._numbers, plain)
+        outgoing = _Outgoing(key, self._numbers, plain, now)
         self._by_key[key] = self._by_number[outgoing.number] = outgoing
 
     def push(self, key: object, frame: ChunkFrame, now: float) -> list[Effect]:
@@ -156,6 +172,9 @@ class ReplicationSender:
         outgoing.received = received
         if ack.stored or ack.error:
             self._forget(outgoing)
+        if ack.stored and outgoing.header.length <= limits.PACK_CHUNK_MAX_BYTES:
+            # One frame: it does not wait for more bytes of the client.
+            self._store_times.append((now, now - outgoing.begun_s))
         return [Answered(outgoing.key, ack), *self._pump()]
 
     def on_broken(self, detail: str) -> list[Effect]:

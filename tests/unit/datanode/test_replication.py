@@ -1,10 +1,19 @@
 """The sending side of a replication stream, step by step."""
 
+import pytest
 from hypothesis import given, settings, strategies as st
 
 from cairnfs.base import limits
 from cairnfs.bulk.codec import ChunkFrame
-from cairnfs.datanode.replication import Answered, Effect, Failed, ReplicationSender, Reset, Send
+from cairnfs.datanode.replication import (
+    STORE_TIMES_S,
+    Answered,
+    Effect,
+    Failed,
+    ReplicationSender,
+    Reset,
+    Send,
+)
 from cairnfs.rpc.v1.chunks_pb2 import ChunkDataAck, ChunkHeader
 from tests.unit.datanode.harness import content, frames_of
 
@@ -167,3 +176,18 @@ def test_the_credit_is_never_exceeded(data: st.DataObject) -> None:
             if action == "stored":
                 out.pop(number)
             take(sender.on_ack(ack, 0))
+
+
+def test_the_time_that_a_peer_takes_is_known_and_then_forgotten() -> None:
+    sender = opened()
+    assert sender.store_s(0) == 0
+    for index, seconds in enumerate((0.1, 0.3, 5.0)):
+        (frame,) = frames_of(content(1_000, index))
+        sender.begin(index, header(content(1_000, index)), 10)
+        (first,) = sent(sender.push(index, frame, 10))
+        sender.on_ack(ChunkDataAck(transfer=first.transfer, stored=True, ready_for_next=MIB), 10 + seconds)
+    sender.begin("large", header(), 20)
+    (frame, *_) = sent(sender.push("large", FRAMES[0], 20))
+    sender.on_ack(ChunkDataAck(transfer=frame.transfer, stored=True, ready_for_next=MIB), 50)
+    assert sender.store_s(20) == pytest.approx(0.3)
+    assert sender.store_s(15 + STORE_TIMES_S) == 0
