@@ -124,7 +124,7 @@ class ChunkClient:
 
     def place(self, chunk_id: bytes) -> ChunkPlace | None:
         """See `ChunkIO.place`."""
-        return self._local.files.find(chunk_id)
+        return self._local.place(chunk_id)
 
     async def find_places(self, chunks: Sequence[tuple[bytes, Sequence[int]]]) -> None:
         """See `ChunkIO.find_places`."""

@@ -143,7 +143,7 @@ class ChunkIO(Protocol):
         ...
 
     def place(self, chunk_id: bytes) -> ChunkPlace | None:
-        """Where a chunk is on this host, if that is known and may be used."""
+        """Where a chunk is on this host, if that is known and it may be read there without waiting."""
         ...
 
     async def find_places(self, chunks: Sequence[tuple[bytes, Sequence[int]]]) -> None:

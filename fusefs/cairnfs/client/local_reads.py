@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 import trio
 
@@ -209,6 +209,11 @@ class LocalReader:
         link.rest()
         return None
 
+    def place(self, chunk_id: bytes) -> LocalChunk | None:
+        """See `ChunkIO.place`."""
+        chunk = self.files.find(chunk_id)
+        return chunk if chunk is not None and chunk.file.at_once else None
+
     async def find_places(self, chunks: Sequence[tuple[bytes, Sequence[int]]]) -> None:
         """See `ChunkIO.find_places`."""
         unknown = deque(chunks)
@@ -221,9 +226,10 @@ class LocalReader:
 
         # The answer to one question often has the places of what would be asked next.
         await gather([ask] * min(len(chunks), limits.LOCATE_CHUNKS_MAX))
-        found = [place for chunk_id, _ in chunks if (place := self.files.find(chunk_id)) is not None]
-        if found:
-            await self._in_thread(partial(_begin_to_read, found))
+        runs = _runs([place for chunk_id, _ in chunks if (place := self.files.find(chunk_id)) is not None])
+        absent = [run for run in runs if not _in_memory(run)]
+        if absent:
+            await self._in_thread(partial(_begin_to_read, absent))
 
     async def _find_place(self, chunk_id: bytes, nodes: Sequence[int]) -> None:
         for info in self._ranking.local(nodes, reader_node(chunk_id, nodes)):
@@ -241,21 +247,44 @@ class LocalReader:
         self.files.clear()
 
 
-def _begin_to_read(places: list[LocalChunk]) -> None:
-    """Have the kernel read what it has not in memory; neighbours by one call."""
+class _Run(NamedTuple):
+    """Bytes [start, end) of a file, with chunks that lie near each other."""
+
+    file: LocalFile
+    start: int
+    end: int
+
+
+def _runs(places: list[LocalChunk]) -> list[_Run]:
     places.sort(key=lambda place: (place.file.descriptor, place.position))
-    file, start, end = places[0].file, places[0].position, places[0].position
+    runs: list[_Run] = []
     for place in places:
-        if place.file is not file or place.position - end > _GAP_BYTES:
-            _advise(file, start, end)
-            file, start = place.file, place.position
-        end = place.position + place.length
-    _advise(file, start, end)
+        file, start, end = place.file, place.position, place.position + place.length
+        if runs and runs[-1].file is file and start - runs[-1].end <= _GAP_BYTES:
+            runs[-1] = runs[-1]._replace(end=end)
+        else:
+            runs.append(_Run(file, start, end))
+    return runs
 
 
-def _advise(file: LocalFile, start: int, end: int) -> None:
-    with suppress(OSError):
-        os.posix_fadvise(file.descriptor, start, end - start, os.POSIX_FADV_WILLNEED)
+def _in_memory(run: _Run) -> bool:
+    """Whether the kernel has the ends of a run, and so probably all of it, in memory."""
+    byte = bytearray(1)
+    try:
+        return all(
+            os.preadv(run.file.descriptor, [byte], position, os.RWF_NOWAIT) == 1
+            for position in (run.start, run.end - 1)
+        )
+    except OSError as error:
+        run.file.at_once = error.errno not in _UNSUPPORTED
+        return False
+
+
+def _begin_to_read(runs: list[_Run]) -> None:
+    """Have the kernel read them into memory."""
+    for run in runs:
+        with suppress(OSError):
+            os.posix_fadvise(run.file.descriptor, run.start, run.end - run.start, os.POSIX_FADV_WILLNEED)
 
 
 def _read_checked(chunk: LocalChunk, piece: Piece) -> bytes | None:

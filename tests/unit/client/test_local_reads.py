@@ -379,3 +379,26 @@ async def test_places_of_many_chunks_take_few_questions(autojump_clock: MockCloc
         await client.find_places([(name, [1]) for name in here])
     assert [len(question) for question in cluster.questions] == [64, 37]
     assert cluster.asked == 0
+
+
+SLOW = Path("/proc/version")  # a file system without RWF_NOWAIT
+SLOW_CONTENT = SLOW.read_bytes()
+
+
+def _move_to_slow(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(SLOW)
+
+
+async def test_a_file_system_that_cannot_tell_whether_a_read_would_wait_has_no_places(
+    autojump_clock: MockClock, cluster: Cluster
+) -> None:
+    data = SLOW_CONTENT
+    name, other = cluster.put(data, 1), cluster.put(_data(), 1)
+    _move_to_slow(cluster.nodes[1].path(name))
+    async with cluster.client() as client:
+        await client.find_places([(name, [1]), (other, [1])])
+        assert client.place(name) is None
+        assert client.place(other) is not None
+        assert await client.retrieve(name, len(data), [1], 0, len(data)) == data
+    assert cluster.asked == 0

@@ -10,11 +10,12 @@ import trio.testing
 
 from cairnfs.base.checksums import chunk_id
 from cairnfs.base.limits import BLOCK_BYTES, MIB
+from cairnfs.vfs.contents import PUBLISHED_MIN_BYTES
 from tests.doubles.answering import AnsweringVFS, MemoryAnswers
 from tests.doubles.rig import Rig, SimKernel
 
 Clock = trio.testing.MockClock
-SIZE_BYTES = BLOCK_BYTES + 9000
+SIZE_BYTES = BLOCK_BYTES + PUBLISHED_MIN_BYTES + 9000
 
 
 def book(kernel: SimKernel) -> MemoryAnswers:
