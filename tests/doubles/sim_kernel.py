@@ -47,6 +47,7 @@ class SimKernel:
         self.doubtful = False  # every entry must be looked up, as after ESTALE
         self.requests = 0
         self.crashed = False  # the process is gone without a goodbye
+        self.gives_references_back = False  # of inodes whose entries it has to forget, as Linux does
         self.epoch = 0  # of entries; those of an earlier one are not used
         self.expires = True  # FUSE_NOTIFY_INC_EPOCH: since Linux 6.16
 
@@ -60,8 +61,22 @@ class SimKernel:
 
     async def invalidate_entries(self, parent: int, names: Sequence[bytes]) -> None:
         async with self.directory_locks[parent]:
-            for name in names:
-                self.dentries.pop((parent, name), None)
+            self._forget_entries(parent, names)
+
+    def _forget_entries(self, parent: int, names: Sequence[bytes]) -> None:
+        for name in names:
+            ino = self.dentries.pop((parent, name), 0)
+            if ino and self.gives_references_back:
+                self._give_back(ino)
+
+    def _give_back(self, ino: int) -> None:
+        """Nothing but an open file or another name may keep an inode."""
+        self._forget_entries(ino, [name for parent, name in self.dentries if parent == ino])
+        inode = self.fs.state.inodes.find(ino)
+        if inode is not None and not inode.handles and ino not in self.dentries.values():
+            self.attrs.pop(ino, None)
+            self.pages.pop(ino, None)
+            self.fs.forget([(ino, self.references.pop(ino, 0))])
 
     async def invalidate_inode(self, ino: int, *, data: bool) -> None:
         self.attrs.pop(ino, None)
@@ -256,8 +271,9 @@ class SimKernel:
         names, offset, epoch = [], 0, self.epoch
         while listed := await self.fs.readdir(handle, offset, 7):
             for entry in listed:
-                self.fs.listed(entry)
-                self.learn(ino, entry.name, entry.node, epoch)
+                if not entry.bare:
+                    self.fs.listed(entry)
+                    self.learn(ino, entry.name, entry.node, epoch)
                 names.append(entry.name.decode())
                 offset = entry.next_offset
             epoch = self.epoch

@@ -305,8 +305,9 @@ class SimProcess:
         names, offset, epoch = [], 0, kernel.epoch
         while listed := await kernel.fs.readdir(handle, offset, 7):
             for entry in listed:
-                kernel.fs.listed(entry)
-                kernel.learn(ino, entry.name, entry.node, epoch)
+                if not entry.bare:
+                    kernel.fs.listed(entry)
+                    kernel.learn(ino, entry.name, entry.node, epoch)
                 names.append(entry.name.decode())
                 offset = entry.next_offset
             epoch = kernel.epoch

@@ -285,7 +285,10 @@ class Handlers(pyfuse3.Operations):
 
     def _list(self, token: pyfuse3.ReaddirToken, entry: Listed) -> bool:
         offset = entry.next_offset + _DOTS
-        if not pyfuse3.readdir_reply(token, entry.name, self._entry(entry.node), offset):
+        attributes = self._entry(entry.node)
+        if entry.bare:
+            attributes.generation = lib.CAIRN_BARE
+        if not pyfuse3.readdir_reply(token, entry.name, attributes, offset):
             return False
         self._fs.listed(entry)
         return True

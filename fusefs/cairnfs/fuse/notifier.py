@@ -2,6 +2,7 @@
 
 import errno
 import math
+import os
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,7 +16,7 @@ from cairnfs.fuse.lowlevel import lib, pyfuse3
 
 _log = get_logger(__name__)
 
-# The kernel does not know the inode or entry, cannot be told on this mount, or the mount is over.
+# The kernel does not know the inode, cannot be told on this mount, or the mount is over.
 _NOTHING_TO_FORGET = {errno.ENOENT, errno.ENOTDIR, errno.ENOSYS, errno.ENODEV, errno.ENOTCONN, errno.EBADF}
 
 
@@ -105,17 +106,14 @@ class Notifier:
 
 
 def _forget_entries(parent: int, names: Sequence[bytes]) -> None:
-    for name in names:
-        _tell(partial(pyfuse3.invalidate_entry, pyfuse3.InodeT(parent), pyfuse3.FileNameT(name)))
+    joined = b"".join(name + b"\0" for name in names)
+    if refused := lib.cairn_forget_entries(parent, joined, len(joined)):
+        _log.warning("the kernel refused an invalidation", error=os.strerror(refused))
 
 
 def _forget_inode(ino: int, data: bool) -> None:
-    _tell(partial(pyfuse3.invalidate_inode, pyfuse3.InodeT(ino), attr_only=not data))
-
-
-def _tell(call: Callable[[], None]) -> None:
     try:
-        call()
+        pyfuse3.invalidate_inode(pyfuse3.InodeT(ino), attr_only=not data)
     except OSError as error:
         if error.errno not in _NOTHING_TO_FORGET:
             _log.warning("the kernel refused an invalidation", error=str(error))

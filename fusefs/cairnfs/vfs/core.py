@@ -24,6 +24,7 @@ from cairnfs.vfs.reader import Reader
 from cairnfs.vfs.recalls import Recalls
 from cairnfs.vfs.sender import Sender
 from cairnfs.vfs.state import MountPolicy, State
+from cairnfs.vfs.trimmer import Trimmer
 from cairnfs.vfs.upgrades import Upgrades
 
 
@@ -53,6 +54,7 @@ class VFS(NamespaceOps, AttributeOps, FileOps, RangeOps, DirectoryOps):
         self.local = LocalChanges(state)
         self.upgrades = Upgrades(state)
         self.events = Events(state, Recalls(state, self.flusher, self.local))
+        Trimmer(state)
         self.directories: dict[int, DirectoryHandle] = {}
         nursery.start_soon(self.flusher.run)
         nursery.start_soon(compactor.run)

@@ -1,11 +1,18 @@
 """Open directories and their listings.
 
 A listing is read from the coordinator in pages, by name, into the handle. An offset is a position in the
-handle's list, so it stays right while entries come and go; offset 0 starts anew, as rewinddir(3) wants.
+listing, so it stays right while entries come and go; offset 0 starts anew, as rewinddir(3) wants. Of a large
+directory the handle keeps a window of the listing, and the names at which pages began: what lies before the
+window is read again from such a name on, and positions there count from that name.
+
+The kernel keeps whatever inode it is told of, and we have to know as much. So after the first
+LISTED_WITH_ATTRIBUTES_MAX entries of one listing it gets bare names.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 import trio
 
@@ -15,11 +22,14 @@ from cairnfs.base.logs import get_logger
 from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
 from cairnfs.vfs.base import Part
 from cairnfs.vfs.inodes import Inode
-from cairnfs.vfs.interface import Listed
+from cairnfs.vfs.interface import Listed, Node
 
 log = get_logger(__name__)
 
 PAGE_ENTRIES = limits.READDIR_LIMIT_MAX
+AHEAD_ENTRIES = 4 * PAGE_ENTRIES  # a page is asked for before fewer are left
+
+Name = tuple[bytes, int, int]  # an entry: name, inode, mode (of which the type counts)
 
 
 @dataclass(slots=True, eq=False)
@@ -28,10 +38,52 @@ class DirectoryHandle:
 
     inode: Inode
     caller: pb.Caller
-    listing: list[tuple[bytes, int]] = field(default_factory=list[tuple[bytes, int]])
-    end: bool = False
+    listing: list[Name] = field(default_factory=list[Name])  # the window
+    first: int = 0  # position of the window
+    end: bool = False  # nothing follows the window
+    pages: list[tuple[int, bytes]] = field(
+        default_factory=list[tuple[int, bytes]]
+    )  # position; name before it
     arriving: trio.Event | None = None  # the next page is on its way
     epoch: int = -1  # of the inode when the listing began; still the same: the listing is complete
+
+    @property
+    def last(self) -> int:
+        """The position behind the window."""
+        return self.first + len(self.listing)
+
+    def restart(self) -> None:
+        """List from the start."""
+        self.listing = []
+        self.first = 0
+        self.end = False
+        self.pages = []
+
+    def seek(self, offset: int) -> None:
+        """Begin the window at the page that holds `offset`, if it lies before the window."""
+        if offset >= self.first:
+            return
+        place = bisect_right(self.pages, offset, key=itemgetter(0)) - 1
+        del self.pages[place + 1 :]
+        self.first = self.pages[place][0]
+        self.listing = []
+        self.end = False
+
+    def append(self, page: Sequence[Name], *, end: bool) -> None:
+        """The next page has arrived; what lies far before it leaves the window."""
+        self.listing += page
+        self.end = end
+        excess = len(self.listing) - limits.LISTING_WINDOW_ENTRIES
+        if excess > 0:
+            del self.listing[:excess]
+            self.first += excess
+
+    def next_page(self) -> bytes:
+        """The name behind which the next page begins; notes where that is."""
+        after = self.listing[-1][0] if self.listing else self.pages[-1][1] if self.pages else b""
+        if not self.pages or self.pages[-1][0] < self.last:
+            self.pages.append((self.last, after))
+        return after
 
 
 class DirectoryOps(Part):
@@ -59,36 +111,50 @@ class DirectoryOps(Part):
         if offset == 0:
             self._begin(directory)
             self.prefetcher.visited(directory.inode, cold=not directory.end)
-        while offset >= len(directory.listing) and not directory.end:
+        directory.seek(offset)
+        while offset >= directory.last and not directory.end:
             await self._next_page(directory)
-        if not directory.end and directory.listing and directory.arriving is None:
+        ahead = directory.last - offset
+        if not directory.end and 0 < ahead < AHEAD_ENTRIES and directory.arriving is None:
             self.state.spawn(self._page_ahead, directory)
-        state = self.state
         listed: list[Listed] = []
-        for index in range(offset, min(offset + limit, len(directory.listing))):
-            name, ino = directory.listing[index]
-            inode = state.inodes.find(ino)
-            if inode is None or inode.attr is None:
-                continue
-            if state.entries_leased(directory.inode) and directory.inode.entries.get(name, ino) != ino:
-                continue  # removed or replaced since it was listed
-            listed.append(Listed(name, state.node(inode, directory.inode, name), index + 1))
-        if not listed and offset < len(directory.listing):
-            return await self.readdir(handle, len(directory.listing), limit)
+        start = max(offset - directory.first, 0)
+        for place, name in enumerate(directory.listing[start : start + limit], directory.first + start + 1):
+            entry = self._entry(directory.inode, name, place)
+            if entry is not None:
+                listed.append(entry)
+        if not listed and offset < directory.last:
+            return await self.readdir(handle, directory.last, limit)
         return listed
 
+    def _entry(self, directory: Inode, entry: Name, place: int) -> Listed | None:
+        """What the kernel is told of an entry, if it still exists."""
+        state = self.state
+        name, ino, mode = entry
+        if state.entries_leased(directory) and directory.entries.get(name, ino) != ino:
+            return None  # removed or replaced since it was listed
+        inode = state.inodes.find(ino) if place <= limits.LISTED_WITH_ATTRIBUTES_MAX else None
+        if inode is None or inode.attr is None:
+            return Listed(name, Node(common.Attr(ino=ino, mode=mode), 0.0, 0.0), place, bare=True)
+        return Listed(name, state.node(inode, directory, name), place)
+
     def _begin(self, directory: DirectoryHandle) -> None:
-        directory.listing = []
-        directory.end = False
+        directory.restart()
         inode = directory.inode
         directory.epoch = inode.epoch
         if not (self.state.entries_leased(inode) and inode.complete):
             return
-        known = [(name, ino) for name, ino in inode.entries.items() if ino is not None]
-        children = [self.state.inodes.find(ino) for _, ino in known]
-        if all(child is not None and self.state.leased(child) for child in children):
-            directory.listing = sorted(known)
-            directory.end = True
+        known: list[Name] = []
+        for name, ino in inode.entries.items():
+            if ino is None:
+                continue
+            child = self.state.inodes.find(ino)
+            if child is None or child.attr is None or not self.state.leased(child):
+                return
+            known.append((name, ino, child.attr.mode))
+        known.sort()
+        directory.listing = known
+        directory.end = True
 
     async def _next_page(self, directory: DirectoryHandle) -> None:
         """Have the next page in the listing; wait for it if it has been asked for."""
@@ -110,27 +176,29 @@ class DirectoryOps(Part):
 
     async def _ask_for_page(self, directory: DirectoryHandle) -> None:
         listing, inode, epoch = directory.listing, directory.inode, directory.epoch
-        after = listing[-1][0] if listing else b""
+        after = directory.next_page()
+        bare = directory.last >= limits.LISTED_WITH_ATTRIBUTES_MAX
         op = pb.ReadDir(
             ino=inode.ino,
             after=after,
             limit=PAGE_ENTRIES,
-            small_file_bytes=self.prefetcher.located_bytes,
+            small_file_bytes=0 if bare else self.prefetcher.located_bytes,
+            names_only=bare,
         )
         reply: pb.ReadDirReply = await self.state.session.call(op, directory.caller)
         if directory.listing is not listing:
             return  # rewound meanwhile
-        listing.extend((entry.name, entry.attr.ino) for entry in reply.entries)
-        directory.end = reply.end
-        if not reply.leased or epoch != inode.epoch:
+        directory.append([(e.name, e.attr.ino, e.attr.mode) for e in reply.entries], end=reply.end)
+        if bare or not reply.leased or epoch != inode.epoch:
             directory.epoch = -1
         if reply.end and directory.epoch == inode.epoch and self.state.entries_leased(inode):
             inode.complete = True
-        self.prefetcher.listed(inode, after, reply, directory.epoch)
+        if not bare:
+            self.prefetcher.listed(inode, after, reply, directory.epoch)
 
     def listed(self, entry: Listed) -> None:
         """The kernel took this entry, which counts as one lookup."""
-        if entry.node.attr is not None:
+        if entry.node.attr is not None and not entry.bare:
             self.state.inodes.get(entry.node.attr.ino).lookups += 1
 
     async def releasedir(self, handle: int) -> None:

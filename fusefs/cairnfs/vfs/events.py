@@ -226,6 +226,8 @@ class Events:
         parent = self._inode(op.ino)
         if result.HasField("attr"):
             parent.learn_leased(result.attr, READ_LEASE if result.leased else NO_LEASE)
+        if op.names_only:
+            return
         for entry in result.entries:
             attr = entry.attr
             inode = self._inode(attr.ino)

@@ -1,9 +1,10 @@
 """The inode cache: what this mount knows of each inode, and how far a lease lets it be believed."""
 
-from collections.abc import Iterator
-from itertools import count
+from collections.abc import Callable, Iterator
+from itertools import count, islice
 from typing import Final
 
+from cairnfs.base import limits
 from cairnfs.base.errors import CairnError
 from cairnfs.rpc.v1 import common_pb2, metadata_pb2 as pb
 from cairnfs.vfs.answers import Answers
@@ -114,6 +115,11 @@ class Inode:
         return self._entries
 
     @property
+    def entries_known(self) -> int:
+        """How many entries are known, absent ones included."""
+        return len(self._entries) if self._entries else 0
+
+    @property
     def xattrs(self) -> dict[bytes, bytes]:
         """Known extended attributes."""
         if self._xattrs is None:
@@ -199,6 +205,11 @@ class Inode:
         if lease != NO_LEASE:
             self.lease = max(self.lease, lease)
             self.attr_valid = True
+
+    def doubt(self) -> None:
+        """What was asked for before now does not tell all that there is."""
+        self.epoch = next(_EPOCHS)
+        self.complete = False
 
     def forget_attributes(self) -> None:
         """Attributes, extended attributes and the symlink target are no longer known."""
@@ -305,10 +316,10 @@ def lay_committed(inode: Inode, op: pb.CommitWrite | pb.ReplaceExtents) -> None:
 class InodeTable:
     """All inodes this mount knows, by number."""
 
-    def __init__(self, sweep_at: int = 200_000) -> None:
-        """`sweep_at`: number of inodes at which unreferenced ones are forgotten."""
+    def __init__(self) -> None:
         self._inodes: dict[int, Inode] = {}
-        self._sweep_at = sweep_at
+        self._sweep_at = limits.INODES_KNOWN_MAX
+        self.full: Callable[[], None] = lambda: None  # called when there are many
 
     def __len__(self) -> int:
         return len(self._inodes)
@@ -345,6 +356,10 @@ class InodeTable:
             del self._inodes[inode.ino]
 
     def _sweep(self) -> None:
-        for inode in [inode for inode in self._inodes.values() if inode.idle]:
+        """Drop what nobody needs, but nothing that was learned lately: it was fetched to be used soon."""
+        most = limits.INODES_KNOWN_MAX
+        older = islice(self._inodes.values(), len(self._inodes) * 3 // 4)
+        for inode in [inode for inode in older if inode.idle]:
             self._drop(inode)
-        self._sweep_at = max(self._sweep_at, 2 * len(self._inodes))
+        self._sweep_at = max(most, len(self._inodes) + most // 16)
+        self.full()

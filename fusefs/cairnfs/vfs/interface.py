@@ -32,11 +32,15 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One entry of a directory listing; `next_offset` continues after it (never 0)."""
+    """One entry of a directory listing; `next_offset` continues after it (never 0).
+
+    One that is `bare` has only the number and type of its inode, to which the kernel gets no reference.
+    """
 
     name: bytes
     node: Node
     next_offset: int
+    bare: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +141,8 @@ class FileSystem(Protocol):
     async def readdir(self, handle: int, offset: int, limit: int) -> Sequence[Listed]:
         """Up to `limit` entries after `offset` (0: from the start), without "." and ".."; empty at the end.
 
-        Each entry given to the kernel counts as one lookup: call `listed(node)` for those that fitted.
+        Each entry given to the kernel counts as one lookup, unless it is bare: call `listed(node)` for those
+        that fitted.
         """
         ...
 

@@ -253,6 +253,10 @@ FUSE_TICK_S: Final = 0.25  # between looks for calls that are overdue, and for r
 FUSE_REQUESTS_AT_ONCE: Final = 16  # handled one after another before other tasks run
 FUSE_LINGER_NS: Final = 100_000  # for the next call of a caller that was answered at once
 FUSE_LINGER_RARELY: Final = 63  # calls between two attempts when it never comes
+INODES_KNOWN_MAX: Final = 131_072  # about; for more, the kernel is asked to give references back
+ENTRIES_KNOWN_MAX: Final = 262_144  # of all directories, likewise
+LISTED_WITH_ATTRIBUTES_MAX: Final = 32_768  # of one listing; of more the kernel gets names only
+LISTING_WINDOW_ENTRIES: Final = 16_384  # kept of a listing; what lies before is asked for again
 ANSWERS_INODES_MAX: Final = 131_072  # whose attributes are kept where no Python is needed to answer
 ANSWERS_ENTRIES_MAX: Final = 262_144  # of directories, the same
 ANSWERS_CONTENTS_MAX: Final = 32_768  # parts of files, of up to a block, whose place is kept there
@@ -335,6 +339,10 @@ assert PREFETCH_FIRST_BYTES < PREFETCH_UNUSED_MAX_BYTES < READ_CACHE_MAX_BYTES
 assert PREFETCH_FILE_MAX_BYTES <= PACK_CHUNK_MAX_BYTES
 assert READDIR_LIMIT_MAX < WALK_UNUSED_ENTRIES_MAX < WALK_LISTING_MAX < WALK_ENTRIES_MAX
 assert FUSE_TICK_S < LEASE_S - CLIENT_DOUBT_S
+assert INODES_KNOWN_MAX < LEASES_PER_SESSION_MAX
+assert READDIR_LIMIT_MAX * 2 < LISTING_WINDOW_ENTRIES < LISTED_WITH_ATTRIBUTES_MAX < INODES_KNOWN_MAX
+# A mount stays below 600 MiB: 80 of them are the program itself.
+assert INODES_KNOWN_MAX * 1024 + ENTRIES_KNOWN_MAX * 140 + DIRTY_MAX_BYTES + READ_CACHE_MAX_BYTES < 500 * MIB
 assert ANSWERS_INODES_MAX * 168 + ANSWERS_ENTRIES_MAX * 96 < 64 * MIB
 assert ANSWERS_CONTENTS_MAX * (112 + CHUNK_MAX_BYTES // CHECKSUM_BLOCK_BYTES * 4) < 16 * MIB
 assert CHUNK_MAX_BYTES * 64 <= CACHE_SIZE_MIN_BYTES <= CACHE_SIZE_BYTES

@@ -102,7 +102,7 @@ class LeaseTable:
         return self.readers(ino) if writer is None else (writer,)
 
     def held(self, session_id: str) -> Iterator[int]:
-        """Inodes on which the session holds leases, oldest grant first."""
+        """Inodes on which the session holds leases, the one granted or renewed longest ago first."""
         return iter(self._held.get(session_id, ()))
 
     def count(self, session_id: str) -> tuple[int, int]:
@@ -152,6 +152,13 @@ class LeaseTable:
             else:
                 holders.add(session_id)
         return others
+
+    def renew(self, session_id: str, ino: int) -> None:
+        """Count the session's lease, if it has one, as the last one granted to it."""
+        held = self._held.get(session_id)
+        stamp = held.pop(ino, None) if held is not None else None
+        if held is not None and stamp is not None:
+            held[ino] = stamp
 
     def grant_write(self, session_id: str, ino: int, *, earlier: bool = False) -> None:
         """Record the WRITE lease. No other session may hold any lease.

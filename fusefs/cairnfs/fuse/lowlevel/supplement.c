@@ -188,6 +188,8 @@ static void on_copy_file_range(fuse_req_t req, fuse_ino_t ino_in, off_t off_in, 
 
 /* ------------------------------------------------------------------ interposition */
 
+static struct fuse_session *session;
+
 static const struct fuse_lowlevel_ops *completed(const struct fuse_lowlevel_ops *ops, size_t size)
 {
     static struct fuse_lowlevel_ops complete;
@@ -220,7 +222,8 @@ struct fuse_session *fuse_session_new(struct fuse_args *args, const struct fuse_
     struct fuse_session *(*real)(struct fuse_args *, const struct fuse_lowlevel_ops *, size_t, void *) =
         dlsym(RTLD_NEXT, "fuse_session_new");
 
-    return real == NULL ? NULL : real(args, completed(ops, size), sizeof(inner), userdata);
+    session = real == NULL ? NULL : real(args, completed(ops, size), sizeof(inner), userdata);
+    return session;
 }
 
 struct fuse_session *fuse_session_new_versioned(struct fuse_args *args, const struct fuse_lowlevel_ops *ops,
@@ -230,7 +233,8 @@ struct fuse_session *fuse_session_new_versioned(struct fuse_args *args, const st
                                  struct libfuse_version *, void *) =
         dlsym(RTLD_NEXT, "fuse_session_new_versioned");
 
-    return real == NULL ? NULL : real(args, completed(ops, size), sizeof(inner), version, userdata);
+    session = real == NULL ? NULL : real(args, completed(ops, size), sizeof(inner), version, userdata);
+    return session;
 }
 
 /* pyfuse3 asks for the caller of a request just before it calls the handler. */
@@ -240,7 +244,40 @@ const struct fuse_ctx *fuse_req_ctx(fuse_req_t req)
     return caller_of(req);
 }
 
+/* To an entry without a node the kernel takes no reference, and keeps nothing of it. */
+size_t fuse_add_direntry_plus(fuse_req_t req, char *buf, size_t size, const char *name,
+                              const struct fuse_entry_param *entry, off_t next)
+{
+    static size_t (*real)(fuse_req_t, char *, size_t, const char *, const struct fuse_entry_param *, off_t);
+    struct fuse_entry_param bare;
+
+    if (real == NULL)
+        real = dlsym(RTLD_NEXT, "fuse_add_direntry_plus");
+    if (entry->generation == CAIRN_BARE) {
+        bare = *entry;
+        bare.ino = bare.generation = 0;
+        entry = &bare;
+    }
+    return real(req, buf, size, name, entry, next);
+}
+
 /* ------------------------------------------------------------------ called from Python */
+
+/* One call for all of them: a thread that asked for Python's lock between two would wait for it each time. */
+int cairn_forget_entries(uint64_t parent, const char *names, size_t size)
+{
+    int refused = 0;
+
+    for (const char *name = names; name < names + size; name += strlen(name) + 1) {
+        int error = -fuse_lowlevel_notify_inval_entry(session, parent, name, strlen(name));
+
+        if (error == ENODEV || error == ENOTCONN || error == EBADF)
+            break;  /* the mount is over */
+        if (error && error != ENOENT && error != ENOTDIR && error != ENOSYS)
+            refused = error;
+    }
+    return refused;
+}
 
 int cairn_reply_error(void *req, int error)
 {

@@ -84,6 +84,12 @@ size_t cairn_take_writes(char **log);
  * so long, because a caller that has its answer may call again at once. */
 int cairn_rest(int64_t wait_ns);
 
+/* Have the kernel forget entries, each name followed by a zero. Returns an errno that was not to be expected. */
+int cairn_forget_entries(uint64_t parent, const char *names, size_t size);
+
+/* The generation of an entry of a listing of which the kernel gets only name, number and type. */
+enum { CAIRN_BARE = 0x62617265 };
+
 /* A handle whose flush has nothing to report; if it is only read, its release needs no answer from Python. */
 void cairn_publish_handle(uint64_t handle, int only_read);
 void cairn_withdraw_handle(uint64_t handle);

@@ -1408,12 +1408,15 @@ class ReadDir(_message.Message):
     AFTER_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     SMALL_FILE_BYTES_FIELD_NUMBER: _builtins.int
+    NAMES_ONLY_FIELD_NUMBER: _builtins.int
     ino: _builtins.int
     after: _builtins.bytes
     """names greater than this one; empty: from the start"""
     limit: _builtins.int
     small_file_bytes: _builtins.int
     """tell where the bytes of regular files up to this size are; 0: of none"""
+    names_only: _builtins.bool
+    """of each entry only name, number and type, without a lease on it"""
     def __init__(
         self,
         *,
@@ -1421,10 +1424,11 @@ class ReadDir(_message.Message):
         after: _builtins.bytes = ...,
         limit: _builtins.int = ...,
         small_file_bytes: _builtins.int = ...,
+        names_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "ino", b"ino", "limit", b"limit", "small_file_bytes", b"small_file_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "ino", b"ino", "limit", b"limit", "names_only", b"names_only", "small_file_bytes", b"small_file_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

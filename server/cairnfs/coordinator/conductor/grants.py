@@ -68,6 +68,8 @@ class Grants:
         entry = reply.entry
         if not self._context.leases.blocked(op.parent, op.name):
             entry.parent_leased = self._unblocked(session_id, op.parent) != NONE
+            # A directory in use is not the one whose lease is recalled when there are too many.
+            self._context.leases.renew(session_id, op.parent)
         if entry.HasField("attr"):
             entry.lease = self.lease(session_id, entry.attr.ino)
 
@@ -80,6 +82,9 @@ class Grants:
     def _readdir(self, session_id: str, op: Any, reply: pb.Reply) -> None:
         listing = reply.readdir
         listing.leased = self.lease(session_id, op.ino) != NONE
+        self._context.leases.renew(session_id, op.ino)
+        if op.names_only:
+            return
         inos = [entry.attr.ino for entry in listing.entries]
         others = self._context.grant_reads(session_id, inos)
         if not others:
@@ -94,6 +99,8 @@ def inodes_told(result: str, op: Any, value: Any) -> list[int]:
     if result == "entry":
         # Directories and others' WRITE leases on them decide about a name, also about one that is not there.
         return [op.parent, value.attr.ino] if value.HasField("attr") else [op.parent]
+    if result == "readdir" and op.names_only:
+        return [op.ino]
     if result == "readdir":
         return [op.ino, *(entry.attr.ino for entry in value.entries)]
     if result in ("attr", "xattr", "extents", "open", "readlink"):

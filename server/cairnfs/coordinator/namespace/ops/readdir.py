@@ -11,6 +11,7 @@ from cairnfs.coordinator.namespace.ops.get_extents import read_extents
 from cairnfs.coordinator.records import ATTR_BYTES, Dentry, Inode
 from cairnfs.engine.interface import ReadTransaction
 from cairnfs.rpc.v1 import metadata_pb2 as pb
+from cairnfs.rpc.v1.common_pb2 import Attr
 
 _ATTR_HEAD: Final = bytes((0x12, ATTR_BYTES))  # DirEntry.attr
 _READ_LEASE: Final = bytes((0x18, pb.LEASE_KIND_READ))  # DirEntry.lease, which most entries will get
@@ -40,10 +41,15 @@ def run(txn: ReadTransaction, op: pb.ReadDir, _env: Env) -> pb.ReadDirReply:
     limit = min(op.limit or READDIR_LIMIT_MAX, READDIR_LIMIT_MAX)
     small_bytes = min(op.small_file_bytes, BLOCK_BYTES) or -1
     pairs = list(txn.scan(*keys.dentry_range(op.ino, op.after), limit=limit + 1))
-    found = [(keys.dentry_name(key), Dentry.decode(value).ino) for key, value in pairs[:limit]]
-    inodes = txn.get_many([keys.inode(ino) for _, ino in found])
     reply = pb.ReadDirReply(end=len(pairs) <= limit)
     directory.fill(reply.attr, op.ino)
+    if op.names_only:
+        for key, value in pairs[:limit]:
+            entry = Dentry.decode(value)
+            reply.entries.add(name=keys.dentry_name(key), attr=Attr(ino=entry.ino, mode=entry.kind << 12))
+        return reply
+    found = [(keys.dentry_name(key), Dentry.decode(value).ino) for key, value in pairs[:limit]]
+    inodes = txn.get_many([keys.inode(ino) for _, ino in found])
     entries = 0
     parts: list[bytes] = []  # ReadDirReply.entries as they are serialized: far cheaper than messages
     small: list[int] = []  # places of entries to locate
