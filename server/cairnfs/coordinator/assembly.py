@@ -101,7 +101,7 @@ class Coordinator:
             lambda _request, _context: stream_dump(self._engine),
         )
         nodes = NodesService(self.store, self.manager, self.upkeep, self._clock, settings.heartbeat_s)
-        self._server = Server(metadata, nodes)
+        self._server = Server(metadata, nodes, self._is_deposed)
         self.address = self._server.bind(settings.listen)
         self.driver.start()
         await self._server.start()

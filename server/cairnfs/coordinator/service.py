@@ -129,10 +129,16 @@ class _Session:
 
 
 class Server:
-    """The server of a coordinator."""
+    """The server of a coordinator, which takes no call once `deposed` is true."""
 
-    def __init__(self, metadata: MetadataService, nodes: nodes_pb2_grpc.NodesServicer) -> None:
-        self._server = server.Server({**metadata.methods(), **_nodes_methods(nodes)})
+    def __init__(
+        self,
+        metadata: MetadataService,
+        nodes: nodes_pb2_grpc.NodesServicer,
+        deposed: Callable[[], bool] = lambda: False,
+    ) -> None:
+        methods = {**metadata.methods(), **_nodes_methods(nodes)}
+        self._server = server.Server({name: _unless(deposed, opener) for name, opener in methods.items()})
 
     def bind(self, listen: str) -> str:
         """Take HOST:PORT; returns it with the port that port 0 came to. Raises OSError."""
@@ -145,6 +151,29 @@ class Server:
     async def stop(self) -> None:
         """Stop at once, breaking all streams."""
         await self._server.stop()
+
+
+class _Refusal:
+    """The receiver of a call that was answered when it began."""
+
+    def __init__(self, call: Call) -> None:
+        call.finish(Status.UNAVAILABLE, "another coordinator leads")
+
+    def message(self, data: bytes) -> None:
+        pass
+
+    def ended(self) -> None:
+        pass
+
+    def unblocked(self) -> None:
+        pass
+
+    def gone(self) -> None:
+        pass
+
+
+def _unless(deposed: Callable[[], bool], opener: Opener) -> Opener:
+    return lambda call: _Refusal(call) if deposed() else opener(call)
 
 
 def _nodes_methods(nodes: Any) -> dict[str, Opener]:
