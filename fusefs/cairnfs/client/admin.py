@@ -98,13 +98,15 @@ def fsck(
     coordinators: Coordinators,
     verify_data: bool = False,
     *,
+    repair: bool = False,
     on_progress: Callable[[pb.FsckProgress], None] | None = None,
     deadline_s: float = FSCK_DEADLINE_S,
 ) -> pb.FsckReport:
     """Check the whole file system and return the report; `on_progress` sees every message on the way.
 
-    With `verify_data` every datanode re-reads every chunk. The first coordinator that answers does it,
-    within `deadline_s` seconds. Raises as `status` does, also when the check breaks off.
+    With `verify_data` every datanode re-reads every chunk; with `repair` what can be mended is. The
+    first coordinator that answers does it, within `deadline_s` seconds. Raises as `status` does, also when
+    the check breaks off.
     """
 
     def check(channel: grpc.Channel) -> pb.FsckReport:
@@ -113,7 +115,7 @@ def fsck(
             _PATH + "Fsck", pb.FsckRequest.SerializeToString, pb.FsckProgress.FromString
         )
         report: pb.FsckReport | None = None
-        for progress in method(pb.FsckRequest(verify_data=verify_data), timeout=deadline_s):
+        for progress in method(pb.FsckRequest(verify_data=verify_data, repair=repair), timeout=deadline_s):
             if on_progress is not None:
                 on_progress(progress)
             if progress.HasField("report"):

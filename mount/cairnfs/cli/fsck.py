@@ -14,13 +14,27 @@ if TYPE_CHECKING:
     from cairnfs.rpc.v1.metadata_pb2 import FsckProgress
 
 VERIFY = typer.Option(False, "--verify-data", help="also let every datanode re-read every chunk")
-NOT_FAULTS = frozenset({"inodes", "directories", "chunks", "unreferenced", "over_replicated", "problems"})
+REPAIR = typer.Option(False, "--repair", help="mend what can be mended; without it nothing is changed")
+NOT_FAULTS = frozenset(
+    {
+        "inodes",
+        "directories",
+        "chunks",
+        "unreferenced",
+        "over_replicated",
+        "problems",
+        "mended",
+        "repairs",
+        "lost",
+    }
+)
 
 
 def command(
     coordinators: str | None = COORDINATORS,
     data: Path | None = DATA,
     verify_data: bool = VERIFY,
+    repair: bool = REPAIR,
     json: bool = JSON,
     config: Path | None = CONFIG,
 ) -> int:
@@ -29,19 +43,27 @@ def command(
     \b
     cairnfs fsck
     cairnfs fsck --verify-data --json
+    cairnfs fsck --repair
 
-    It checks names, link counts, references to chunks, and replicas.
+    It checks names, link counts, references to chunks, and replicas. --repair mends all but data that is
+    lost, of which it names the files; what has lost its name is found in /lost+found. It may be broken off
+    and run again.
 
     Status 0: clean. Status 1: faults were found (or the check could not be made).
     """
     from cairnfs.client import admin
 
     progress = _show if sys.stderr.isatty() else None
-    report = plain(admin.fsck(coordinators_of(coordinators, data, config), verify_data, on_progress=progress))
+    asked = coordinators_of(coordinators, data, config)
+    report = plain(admin.fsck(asked, verify_data, repair=repair, on_progress=progress))
     faults = {name: count for name, count in report.items() if name not in NOT_FAULTS and count}
     if json:
         print_json({"clean": not faults, **report})
         return 1 if faults else 0
+    for repaired in report["repairs"]:
+        print(f"mended: {repaired}")
+    for lost in report["lost"]:
+        print(f"lost: {lost['path']}: {lost['length']} bytes at {lost['offset']}", file=sys.stderr)
     for problem in report["problems"]:
         print(problem, file=sys.stderr)
     counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in faults.items())

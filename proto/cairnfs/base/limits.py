@@ -159,6 +159,9 @@ SCAN_PAUSE_FACTOR: Final = 50  # pause for so many times as long as the look too
 CHUNK_REPORT_INTERVAL_S: Final = 6 * 3_600.0
 SAFE_MODE_SHARE: Final = 0.5  # of the nodes must have reported, once the others had time to
 FSCK_PROBLEMS_MAX: Final = 1_000
+FSCK_MENDS_MAX: Final = 100_000  # findings that one round of a repair takes on
+FSCK_PATH_MAX_PARTS: Final = 4_096  # of a path that a report names
+FSCK_ROUNDS_MAX: Final = 8  # checks and repairs in turn, as one repair may uncover another fault
 FSCK_VERIFY_CHUNKS: Final = 32  # per task, so that a slow disk answers in time
 FSCK_REPORTS_DEADLINE_S: Final = 60.0  # for the chunk reports that a check asks for
 

@@ -139,7 +139,7 @@ class Coordinator:
         await asyncio.to_thread(self._committer.close)
 
     async def _fsck(self, request: pb.FsckRequest, _context: Any) -> AsyncIterator[pb.FsckProgress]:
-        async for progress in run_fsck(self.store, self.upkeep, self._clock, request.verify_data):
+        async for progress in run_fsck(self.store, self.upkeep, self._clock, request, self.driver):
             yield progress
 
     # ------------------------------------------------------------------ the committer's thread

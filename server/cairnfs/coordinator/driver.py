@@ -8,6 +8,7 @@ from typing import Final
 from cairnfs.base.limits import FRAME_MAX_BYTES, KIB, SESSION_OUTBOX_MAX_BYTES
 from cairnfs.base.logs import get_logger
 from cairnfs.coordinator.conductor import Conductor, Effects
+from cairnfs.coordinator.namespace.mends import Mend
 from cairnfs.engine.committer import Committer, Done
 from cairnfs.engine.interface import EngineBroken, Outcome
 from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
@@ -144,6 +145,25 @@ class Driver:
     def node_update(self, update: common.NodeUpdate) -> None:
         """The membership changed."""
         self._do(self.conductor.node_updates((update,)))
+
+    async def mend(self, mend: Mend) -> bool:
+        """Repair one finding of fsck; whether there was something to do. Raises CairnError, EngineError."""
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+        def done(outcome: Outcome) -> None:
+            if future.done():
+                return
+            if outcome.error is not None:
+                future.set_exception(outcome.error)
+            else:
+                future.set_result(outcome.value)
+
+        self._do(self.conductor.mend(mend, done))
+        return await future
+
+    def look_for_orphans(self) -> None:
+        """Reap orphans that a repair recorded."""
+        self._do(self.conductor.look_for_orphans())
 
     # ------------------------------------------------------------------ effects
 

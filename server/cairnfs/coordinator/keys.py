@@ -156,6 +156,16 @@ def garbage_range(before_ns: int) -> Range:
     return b"g", _one(b"g", before_ns)
 
 
+def all_garbage(after: bytes = b"") -> Range:
+    """All index entries, behind the key `after`."""
+    return after + b"\0" if after else b"g", _next_kind(b"g")
+
+
+def garbage_since_ns(key: bytes) -> int:
+    """The time in a key made by `garbage`."""
+    return _first(key)
+
+
 def garbage_chunk_id(key: bytes) -> bytes:
     """The chunk id in a key made by `garbage`."""
     return key[_HEAD_BYTES:]

@@ -7,7 +7,7 @@ import pytest
 from cairnfs.coordinator import chunk_table, keys
 from cairnfs.coordinator.namespace import tree, usage
 from cairnfs.coordinator.namespace.check import Checker
-from cairnfs.coordinator.records import Dentry
+from cairnfs.coordinator.records import Dentry, decode_slices, encode_slices
 from cairnfs.engine.interface import Transaction
 from cairnfs.rpc.v1 import metadata_pb2 as pb
 from tests.unit.namespace.harness import ROOT, Namespace
@@ -130,29 +130,57 @@ def _drop_xattr(fs: Namespace, txn: Transaction) -> None:
     txn.delete(keys.xattr(ino_of(fs, DIRECTORY), b"user.x"))
 
 
-@pytest.mark.parametrize(
-    ("damage", "field", "text"),
-    [
-        (_drop_entry, "orphaned", "has no name"),
-        (_drop_inode, "dangling", "missing inode"),
-        (_drop_target, "dangling", "no target"),
-        (_forget_orphan, "orphaned", "not to be reaped"),
-        (_add_entry, "wrong_links", "1 links instead of 2"),
-        (_add_wrong_type, "wrong_links", "another type"),
-        (_add_stray_entry, "dangling", "does not exist"),
-        (_drop_extent, "wrong_usage", "bytes, holds 0"),
-        (_move_extent, "wrong_usage", "missing inode 9999"),
-        (_drop_chunk, "wrong_references", "unknown chunk"),
-        (_drop_replicas, "missing", "no replica"),
-        (_add_reference, "wrong_references", "references, has"),
-        (_lose_garbage, "wrong_references", "never be collected"),
-        (_change_usage, "wrong_usage", "usage counts"),
-        (_drop_xattr, "wrong_usage", "extended attributes"),
-    ],
-)
-def test_damage_is_found(
-    fs: Namespace, damage: Callable[[Namespace, Transaction], None], field: str, text: str
-) -> None:
+def _list_living_chunk(fs: Namespace, txn: Transaction) -> None:
+    [(chunk_id, _)] = chunk_table.scan_chunks(txn, b"", 1)
+    txn.put(keys.garbage(7, chunk_id), b"")
+
+
+def _break_slice(fs: Namespace, txn: Transaction) -> None:
+    key = keys.extent(ino_of(fs, FILE), 0)
+    [one] = decode_slices(txn.get(key) or b"")
+    txn.put(key, encode_slices([one._replace(length=one.chunk_length + 5)]))
+
+
+def _misplace_directory(fs: Namespace, txn: Transaction) -> None:
+    ino = ino_of(fs, DIRECTORY)
+    tree.save(txn, ino, tree.load(txn, ino)._replace(parent=7_777))
+
+
+def _name_directory_twice(fs: Namespace, txn: Transaction) -> None:
+    txn.put(keys.dentry(ROOT, b"again"), Dentry(ino_of(fs, DIRECTORY), 4).encode())
+
+
+def _lose_directory(fs: Namespace, txn: Transaction) -> None:
+    txn.delete(keys.dentry(ROOT, DIRECTORY))
+
+
+Damage = Callable[[Namespace, Transaction], None]
+DAMAGES: list[tuple[Damage, str, str]] = [
+    (_drop_entry, "orphaned", "has no name"),
+    (_drop_inode, "dangling", "missing inode"),
+    (_drop_target, "dangling", "no target"),
+    (_forget_orphan, "orphaned", "not to be reaped"),
+    (_add_entry, "wrong_links", "1 links instead of 2"),
+    (_add_wrong_type, "wrong_links", "another type"),
+    (_add_stray_entry, "dangling", "does not exist"),
+    (_drop_extent, "wrong_usage", "bytes, holds 0"),
+    (_move_extent, "wrong_usage", "missing inode 9999"),
+    (_drop_chunk, "wrong_references", "unknown chunk"),
+    (_drop_replicas, "missing", "no replica"),
+    (_add_reference, "wrong_references", "references, has"),
+    (_lose_garbage, "wrong_references", "never be collected"),
+    (_change_usage, "wrong_usage", "usage counts"),
+    (_drop_xattr, "wrong_usage", "extended attributes"),
+    (_list_living_chunk, "wrong_references", "and is not"),
+    (_break_slice, "wrong_references", "bad slice"),
+    (_misplace_directory, "wrong_links", "with parent 7777"),
+    (_name_directory_twice, "wrong_links", "a second name"),
+    (_lose_directory, "orphaned", "has no name"),
+]
+
+
+@pytest.mark.parametrize(("damage", "field", "text"), DAMAGES)
+def test_damage_is_found(fs: Namespace, damage: Damage, field: str, text: str) -> None:
     fs.write(lambda txn: damage(fs, txn))
     report = fs.check()
     assert getattr(report, field) >= 1

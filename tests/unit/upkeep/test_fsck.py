@@ -5,9 +5,20 @@ import asyncio
 import pytest
 
 from cairnfs.coordinator import chunk_table
+from cairnfs.coordinator.namespace.mends import Mend
 from cairnfs.coordinator.upkeep.fsck import run_fsck
 from cairnfs.rpc.v1 import metadata_pb2 as pb
 from tests.unit.upkeep.simulation import Cluster
+
+
+class _NoMender:
+    """Nothing is repaired here."""
+
+    async def mend(self, mend: Mend) -> bool:
+        raise AssertionError(f"not asked to mend: {mend.finding}")
+
+    def look_for_orphans(self) -> None:
+        raise AssertionError("nothing was mended")
 
 
 def check(cluster: Cluster, *, verify_data: bool = False) -> pb.FsckReport:
@@ -22,10 +33,14 @@ def check(cluster: Cluster, *, verify_data: bool = False) -> pb.FsckReport:
             cluster.clock.advance(0.5)
             await asyncio.sleep(0)
 
+    request = pb.FsckRequest(verify_data=verify_data)
+
     async def main() -> pb.FsckReport:
         beating = asyncio.create_task(beat_for_ever())
         try:
-            async for progress in run_fsck(cluster.store, cluster.upkeep, cluster.clock, verify_data):
+            async for progress in run_fsck(
+                cluster.store, cluster.upkeep, cluster.clock, request, _NoMender()
+            ):
                 last = progress
         finally:
             beating.cancel()

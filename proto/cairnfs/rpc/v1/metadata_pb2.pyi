@@ -2827,20 +2827,53 @@ class FsckRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     VERIFY_DATA_FIELD_NUMBER: _builtins.int
+    REPAIR_FIELD_NUMBER: _builtins.int
     verify_data: _builtins.bool
     """every datanode re-reads every chunk"""
+    repair: _builtins.bool
+    """mend what can be; the report tells how things are afterwards"""
     def __init__(
         self,
         *,
         verify_data: _builtins.bool = ...,
+        repair: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["verify_data", b"verify_data"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["repair", b"repair", "verify_data", b"verify_data"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FsckRequest: _TypeAlias = FsckRequest  # noqa: Y015
+
+@_typing.final
+class LostData(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    LENGTH_FIELD_NUMBER: _builtins.int
+    CHUNK_ID_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """from the root; "#INODE" for a file without a name"""
+    offset: _builtins.int
+    length: _builtins.int
+    chunk_id: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        offset: _builtins.int = ...,
+        length: _builtins.int = ...,
+        chunk_id: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_id", b"chunk_id", "length", b"length", "offset", b"offset", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LostData: _TypeAlias = LostData  # noqa: Y015
 
 @_typing.final
 class FsckProgress(_message.Message):
@@ -2891,6 +2924,9 @@ class FsckReport(_message.Message):
     UNREFERENCED_FIELD_NUMBER: _builtins.int
     WRONG_USAGE_FIELD_NUMBER: _builtins.int
     PROBLEMS_FIELD_NUMBER: _builtins.int
+    MENDED_FIELD_NUMBER: _builtins.int
+    REPAIRS_FIELD_NUMBER: _builtins.int
+    LOST_FIELD_NUMBER: _builtins.int
     inodes: _builtins.int
     directories: _builtins.int
     chunks: _builtins.int
@@ -2908,9 +2944,19 @@ class FsckReport(_message.Message):
     unreferenced: _builtins.int
     """chunks within their grace time: not a fault"""
     wrong_usage: _builtins.int
+    mended: _builtins.int
+    """findings that a repair has mended; the counts above do not have them"""
     @_builtins.property
     def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """the first 1,000, for people"""
+
+    @_builtins.property
+    def repairs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """the first 1,000 of them, for people"""
+
+    @_builtins.property
+    def lost(self) -> _containers.RepeatedCompositeFieldContainer[Global___LostData]:
+        """the first 1,000 ranges of files without any replica"""
 
     def __init__(
         self,
@@ -2929,10 +2975,13 @@ class FsckReport(_message.Message):
         unreferenced: _builtins.int = ...,
         wrong_usage: _builtins.int = ...,
         problems: _abc.Iterable[_builtins.str] | None = ...,
+        mended: _builtins.int = ...,
+        repairs: _abc.Iterable[_builtins.str] | None = ...,
+        lost: _abc.Iterable[Global___LostData] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "corrupt", b"corrupt", "dangling", b"dangling", "directories", b"directories", "inodes", b"inodes", "missing", b"missing", "orphaned", b"orphaned", "over_replicated", b"over_replicated", "problems", b"problems", "under_replicated", b"under_replicated", "unreferenced", b"unreferenced", "wrong_links", b"wrong_links", "wrong_references", b"wrong_references", "wrong_usage", b"wrong_usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "corrupt", b"corrupt", "dangling", b"dangling", "directories", b"directories", "inodes", b"inodes", "lost", b"lost", "mended", b"mended", "missing", b"missing", "orphaned", b"orphaned", "over_replicated", b"over_replicated", "problems", b"problems", "repairs", b"repairs", "under_replicated", b"under_replicated", "unreferenced", b"unreferenced", "wrong_links", b"wrong_links", "wrong_references", b"wrong_references", "wrong_usage", b"wrong_usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -33,6 +33,7 @@ from cairnfs.coordinator.conductor.context import (
 from cairnfs.coordinator.conductor.endings import Endings
 from cairnfs.coordinator.conductor.grants import Grants
 from cairnfs.coordinator.conductor.locking import Locking
+from cairnfs.coordinator.conductor.mending import Mending
 from cairnfs.coordinator.conductor.mutations import Mutations
 from cairnfs.coordinator.conductor.opens import Opens
 from cairnfs.coordinator.conductor.orphans import Orphans
@@ -40,6 +41,7 @@ from cairnfs.coordinator.conductor.reads import Reads
 from cairnfs.coordinator.conductor.reservations import Reservations
 from cairnfs.coordinator.conductor.upgrades import Upgrades
 from cairnfs.coordinator.leases import NONE, READ, WRITE
+from cairnfs.coordinator.namespace.mends import Mend
 from cairnfs.coordinator.namespace.operation import OperationSpec
 from cairnfs.coordinator.recalls import is_whole, wake
 from cairnfs.coordinator.sessions import Session
@@ -78,6 +80,7 @@ class Conductor:
         self._opens = Opens(self.context, grants)
         self._reads = Reads(self.context, grants)
         self._mutations = Mutations(self.context, grants, self._opens, self.orphans)
+        self._mending = Mending(self.context)
         self._batches = Batches(self.context, self.orphans)
         self._locking = Locking(self.context)
         self._endings = Endings(self.context, self._locking, self.orphans)
@@ -170,6 +173,17 @@ class Conductor:
             self.context.low_space = low
             for session in self.context.sessions.all():
                 self.context.emit(session, pb.Event(notice=pb.Notice(low_space=low)))
+        return self.context.take_effects()
+
+    def mend(self, mend: Mend, done: Done) -> Effects:
+        """Repair one finding of fsck; `done` gets the outcome."""
+        self._mending.start(mend, done)
+        return self.context.take_effects()
+
+    def look_for_orphans(self) -> Effects:
+        """Take in orphans that others recorded, and reap those that nobody has open."""
+        if not self.context.sessions.recovering:
+            self.orphans.find_all()
         return self.context.take_effects()
 
     def session_infos(self) -> list[pb.SessionInfo]:

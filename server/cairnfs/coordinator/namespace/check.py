@@ -3,7 +3,7 @@
 Steps may see different snapshots while the file system is in use. A difference is therefore a fault only if
 what it is about did not change between the first look and a last one (the change counter of an inode, the
 references of a chunk); what did change is left for the next check. It only reads, and keeps a few numbers per
-inode and chunk in memory.
+inode and chunk in memory. How a finding can be mended goes with it (mends.py).
 """
 
 import stat
@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Final, NamedTuple
 
-from cairnfs.base.limits import FSCK_PROBLEMS_MAX, ROOT_INO
+from cairnfs.base.limits import FSCK_MENDS_MAX, FSCK_PROBLEMS_MAX, ROOT_INO
 from cairnfs.coordinator import chunk_table, keys
-from cairnfs.coordinator.namespace import tree, usage
+from cairnfs.coordinator.namespace import mends, tree, usage
 from cairnfs.coordinator.records import ChunkRecord, Dentry, Inode, decode_slices
 from cairnfs.engine.interface import ReadTransaction
 from cairnfs.rpc.v1 import metadata_pb2 as pb
@@ -40,6 +40,7 @@ class Checker:
 
     def __init__(self, wanted_replicas: int, live: Callable[[int], bool]) -> None:
         self.report = pb.FsckReport()
+        self.mends: list[mends.Mend] = []
         self._wanted_replicas = wanted_replicas
         self._live = live
         self._inodes: dict[int, _Seen] = {}
@@ -48,6 +49,8 @@ class Checker:
         self._allocated: defaultdict[int, int] = defaultdict(int)
         self._references: dict[bytes, int] = {}
         self._slices: defaultdict[bytes, int] = defaultdict(int)
+        self._homes: dict[int, tuple[int, bytes]] = {}  # directory -> where its first name is
+        self._unknown_lengths: dict[bytes, int] = {}
         self._usage = usage.Usage(0, 0)
         self._after = b""
         self._after_ino = 0
@@ -60,6 +63,7 @@ class Checker:
             ("extents", self._walk_extents),
             ("links", self._judge_inodes),
             ("references", self._judge_chunks),
+            ("garbage", self._walk_garbage),
             ("usage", self._judge_usage),
         ]
 
@@ -75,10 +79,19 @@ class Checker:
             self._phases.pop(0)
         return not self._phases
 
-    def _problem(self, field: str, text: str) -> None:
+    def _problem(
+        self,
+        field: str,
+        text: str,
+        mend: mends.Apply | None = None,
+        *touches: int,
+        doubtful: bool = False,
+    ) -> None:
         setattr(self.report, field, getattr(self.report, field) + 1)
         if len(self.report.problems) < FSCK_PROBLEMS_MAX:
             self.report.problems.append(text)
+        if mend is not None and len(self.mends) < FSCK_MENDS_MAX:
+            self.mends.append(mends.Mend(text, touches, mend, doubtful))
 
     # -------------------------------------------------------------- the walks
 
@@ -97,7 +110,8 @@ class Checker:
         if record.references == 0:
             self.report.unreferenced += 1
             if txn.get(keys.garbage(record.garbage_since_ns, chunk_id)) is None:
-                self._problem("wrong_references", f"chunk {chunk_id.hex()} would never be collected")
+                text = f"chunk {chunk_id.hex()} would never be collected"
+                self._problem("wrong_references", text, mends.list_as_garbage(chunk_id))
             return
         if not record.nodes:
             self._problem("missing", f"chunk {chunk_id.hex()} has no replica")
@@ -118,9 +132,10 @@ class Checker:
             self.report.inodes += 1
             self.report.directories += tree.is_directory(inode)
             if inode.xattrs and sum(1 for _ in txn.scan(*keys.xattr_range(ino))) != inode.xattrs:
-                self._problem("wrong_usage", f"inode {ino} miscounts its extended attributes")
+                text = f"inode {ino} miscounts its extended attributes"
+                self._problem("wrong_usage", text, mends.count_xattrs(ino), ino)
             if stat.S_ISLNK(inode.mode) and txn.get(keys.symlink(ino)) is None:
-                self._problem("dangling", f"symbolic link {ino} has no target")
+                self._problem("dangling", f"symbolic link {ino} has no target", mends.give_target(ino), ino)
         return count < limit
 
     def _walk_names(self, txn: ReadTransaction, limit: int) -> bool:
@@ -135,15 +150,25 @@ class Checker:
         self._links[entry.ino] += 1
         self._subdirectories[directory] += entry.kind == _DIRECTORY
         where = f"{name!r} in directory {directory}"
+        removal = mends.remove_entry(directory, name, entry)
+        correction = mends.correct_entry(directory, name, entry.ino)
         inode = tree.find_inode(txn, entry.ino)
         if inode is None:
-            self._problem("dangling", f"{where} leads to the missing inode {entry.ino}")
+            self._problem("dangling", f"{where} leads to the missing inode {entry.ino}", removal, directory)
         elif inode.mode >> 12 != entry.kind:
-            self._problem("wrong_links", f"{where} says another type than inode {entry.ino}")
+            text = f"{where} says another type than inode {entry.ino}"
+            self._problem("wrong_links", text, correction, directory, entry.ino)
         elif tree.is_directory(inode) and inode.parent != directory:
-            self._problem("wrong_links", f"{where} is directory {entry.ino} with parent {inode.parent}")
+            text = f"{where} is directory {entry.ino} with parent {inode.parent}"
+            self._problem("wrong_links", text, correction, directory, entry.ino)
+        elif tree.is_directory(inode):
+            first = self._homes.setdefault(entry.ino, (directory, name))
+            if first != (directory, name) and first[0] == directory:
+                text = f"{where} is a second name of directory {entry.ino}"
+                second = mends.remove_second_name(directory, first[1], name)
+                self._problem("wrong_links", text, second, directory, entry.ino)
         if directory not in self._inodes and tree.find_inode(txn, directory) is None:
-            self._problem("dangling", f"{where}, which does not exist")
+            self._problem("dangling", f"{where}, which does not exist", removal)
 
     def _walk_extents(self, txn: ReadTransaction, limit: int) -> bool:
         count = 0
@@ -155,9 +180,12 @@ class Checker:
             for one in decode_slices(value):
                 self._allocated[ino] += one.length
                 self._slices[one.chunk_id] += 1
-                if one.offset < end or one.chunk_offset + one.length > one.chunk_length:
+                if one.chunk_id not in self._references:
+                    self._unknown_lengths[one.chunk_id] = one.chunk_length
+                if mends.is_bad(one, end):
                     block = keys.extent_block(key)
-                    self._problem("wrong_references", f"bad slice at {one.offset} in block {block} of {ino}")
+                    text = f"bad slice at {one.offset} in block {block} of {ino}"
+                    self._problem("wrong_references", text, mends.drop_slices(ino, block), ino)
                 end = one.end
         return count < limit
 
@@ -194,20 +222,28 @@ class Checker:
         seen = self._inodes.get(ino)
         if seen is None:
             if inode is None:
-                self._problem("wrong_usage", f"extents of the missing inode {ino}")
+                blocks = (keys.extent_block(key) for key, _ in txn.scan(*keys.extent_range(ino)))
+                for block in blocks:
+                    text = f"block {block} of the missing inode {ino}"
+                    self._problem("wrong_usage", text, mends.drop_slices(ino, block))
             return
         if inode is None or inode.change != seen.change:
             return
         names = self._links.get(ino, 0)
         if names == 0 and ino != ROOT_INO:
             if inode.nlink > 0 or txn.get(keys.orphan(ino)) is None:
-                self._problem("orphaned", f"inode {ino} has no name and is not to be reaped")
+                text = f"inode {ino} has no name and is not to be reaped"
+                home = tree.find_entry(txn, ROOT_INO, mends.LOST_AND_FOUND)
+                touched = (ino, ROOT_INO) if home is None else (ino, home.ino)
+                self._problem("orphaned", text, mends.attach(ino, inode.change), *touched)
         elif inode.nlink != self._expected_links(ino, seen):
             expected = self._expected_links(ino, seen)
-            self._problem("wrong_links", f"inode {ino} counts {inode.nlink} links instead of {expected}")
+            text = f"inode {ino} counts {inode.nlink} links instead of {expected}"
+            self._problem("wrong_links", text, mends.set_links(ino, inode.change, expected), ino)
         held = self._allocated.get(ino, 0)
         if inode.allocated_bytes != held:
-            self._problem("wrong_usage", f"inode {ino} counts {inode.allocated_bytes} bytes, holds {held}")
+            text = f"inode {ino} counts {inode.allocated_bytes} bytes, holds {held}"
+            self._problem("wrong_usage", text, mends.count_allocated(ino), ino)
 
     def _judge_chunks(self, txn: ReadTransaction, limit: int) -> bool:
         if not self._after:
@@ -220,15 +256,35 @@ class Checker:
         for chunk_id in suspects:
             record = chunk_table.get_chunk(txn, chunk_id)
             if record is None and chunk_id in self._slices:
-                self._problem("wrong_references", f"slices of the unknown chunk {chunk_id.hex()}")
+                text, length = (
+                    f"slices of the unknown chunk {chunk_id.hex()}",
+                    self._unknown_lengths.get(chunk_id),
+                )
+                if length is not None:
+                    mend = mends.restore_record(chunk_id, length, self._slices[chunk_id])
+                    self._problem("wrong_references", text, mend)
             elif record is not None and record.references == self._references.get(chunk_id):
-                counts = f"counts {record.references} references, has {self._slices.get(chunk_id, 0)}"
-                self._problem("wrong_references", f"chunk {chunk_id.hex()} {counts}")
+                seen, counted = record.references, self._slices.get(chunk_id, 0)
+                text = f"chunk {chunk_id.hex()} counts {seen} references, has {counted}"
+                mend = mends.set_references(chunk_id, seen, counted)
+                self._problem("wrong_references", text, mend, doubtful=True)
         return len(suspects) < limit
+
+    def _walk_garbage(self, txn: ReadTransaction, limit: int) -> bool:
+        count = 0
+        for key, _ in txn.scan(*keys.all_garbage(self._after), limit=limit):
+            count += 1
+            self._after = key
+            since_ns, chunk_id = keys.garbage_since_ns(key), keys.garbage_chunk_id(key)
+            if not mends.is_listed_rightly(txn, since_ns, chunk_id):
+                text = f"chunk {chunk_id.hex()} is listed as garbage since {since_ns}, and is not"
+                self._problem("wrong_references", text, mends.unlist_garbage(since_ns, chunk_id))
+        return count < limit
 
     def _judge_usage(self, txn: ReadTransaction, _limit: int) -> bool:
         now = usage.read(txn)
         counted = usage.Usage(self.report.inodes, sum(self._allocated.values()))
         if now == self._usage != counted:
-            self._problem("wrong_usage", f"usage counts {now}, there are {counted}")
+            text = f"usage counts {now}, there are {counted}"
+            self._problem("wrong_usage", text, mends.set_usage(now, counted), doubtful=True)
         return True

@@ -26,6 +26,7 @@ class ReplicaCheck:
         self._upkeep = upkeep
         self._report = report
         self._after = b""
+        self.lost: list[bytes] = []  # chunks without a replica, the first FSCK_PROBLEMS_MAX
 
     def step(self, txn: ReadTransaction) -> bool:
         """Check the next chunks; whether more follow."""
@@ -34,8 +35,10 @@ class ReplicaCheck:
             self._report.chunks += 1
             if record.references == 0 or record.state != ChunkState.LIVE:
                 self._report.unreferenced += 1
-            elif record.nodes:  # otherwise the metadata check has counted it as missing
+            elif record.nodes:
                 self._check(chunk_id, record)
+            else:  # which the metadata check has counted as missing
+                self._note_lost(chunk_id)
         if found:
             self._after = found[-1][0]
         return len(found) == limits.SCAN_STEP_CHUNKS
@@ -52,6 +55,7 @@ class ReplicaCheck:
         text = f"chunk {chunk_id.hex()}: {len(held)} of {wanted} replicas (recorded on {list(record.nodes)})"
         if not held:
             report.missing += 1
+            self._note_lost(chunk_id)
             describe(report, f"missing: {text}")
         elif len(held) < wanted:
             report.under_replicated += 1
@@ -59,6 +63,10 @@ class ReplicaCheck:
         elif len(held) > max(wanted, wished + self._to_be_emptied(held)):
             report.over_replicated += 1
             describe(report, f"over-replicated: {text}")
+
+    def _note_lost(self, chunk_id: bytes) -> None:
+        if len(self.lost) < limits.FSCK_PROBLEMS_MAX:
+            self.lost.append(chunk_id)
 
     def _to_be_emptied(self, held: list[int]) -> int:
         """How many replicas are on nodes that are drained or failing: they come on top."""
