@@ -1,1 +1,1 @@
-"""Long runs under faults: writers that keep ledgers, and a program that breaks what they write to."""
+"""Writers that keep ledgers of what was acknowledged, for runs under faults."""
