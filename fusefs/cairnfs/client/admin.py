@@ -148,6 +148,45 @@ def dump(
     return _first(coordinators, ask)
 
 
+def set_policy(
+    coordinators: Coordinators, request: pb.SetPolicyRequest, *, deadline_s: float = limits.FUSE_DEADLINE_S
+) -> pb.RealmReport:
+    """Change the policy of a directory; returns what holds there, counted or not yet.
+
+    Raises as `status` does, and CairnError NOT_FOUND, NOT_DIRECTORY, INVALID, BUSY, NO_DATA, UNAVAILABLE.
+    """
+
+    def ask(channel: grpc.Channel) -> pb.SetPolicyReply:
+        method = channel.unary_unary(
+            _PATH + "SetPolicy", pb.SetPolicyRequest.SerializeToString, pb.SetPolicyReply.FromString
+        )
+        reply: pb.SetPolicyReply = method(request, timeout=deadline_s)
+        return reply
+
+    reply = _first(coordinators, ask)
+    if reply.error:
+        raise CairnError(reply.error, reply.detail)
+    return reply.realm
+
+
+def list_realms(
+    coordinators: Coordinators, path: str = "", *, deadline_s: float = ADMIN_DEADLINE_S
+) -> list[pb.RealmReport]:
+    """The realm of `path`, or all when it is empty. Raises as `status` does, and CairnError NOT_FOUND."""
+
+    def ask(channel: grpc.Channel) -> pb.ListRealmsReply:
+        method = channel.unary_unary(
+            _PATH + "ListRealms", pb.ListRealmsRequest.SerializeToString, pb.ListRealmsReply.FromString
+        )
+        reply: pb.ListRealmsReply = method(pb.ListRealmsRequest(path=path), timeout=deadline_s)
+        return reply
+
+    reply = _first(coordinators, ask)
+    if reply.error:
+        raise CairnError(reply.error, reply.detail)
+    return list(reply.realms)
+
+
 def _status(channel: grpc.Channel, deadline_s: float) -> pb.StatusReply:
     method: Any = channel.unary_unary(
         _PATH + "Status", pb.StatusRequest.SerializeToString, pb.StatusReply.FromString

@@ -71,7 +71,7 @@ class AttributeOps(Part):
     async def statfs(self) -> Space:
         """Space and inodes of the cluster, with everything that this mount has made and removed."""
         await self.state.journal.settle_all()
-        reply: pb.StatFsReply = await self.state.session.call(pb.StatFs())
+        reply: pb.StatFsReply = await self.state.session.call(pb.StatFs(ino=self.state.root_ino))
         return Space(reply.total_bytes, reply.free_bytes, reply.inodes_used, reply.inodes_free)
 
     async def getxattr(self, ino: int, name: bytes, caller: pb.Caller) -> bytes:

@@ -15,6 +15,7 @@ from cairnfs.cli import (
     meta,
     mount,
     nodes,
+    quota,
     repair,
     status,
     umount,
@@ -58,6 +59,7 @@ def build() -> Callable[..., Any]:
     app.command("status")(status.command)
     app.add_typer(nodes.app, name="nodes")
     app.add_typer(repair.app, name="repair")
+    app.add_typer(quota.app, name="quota")
     app.command("fsck")(fsck.command)
     app.add_typer(meta.app, name="meta")
     app.command("mount")(mount.command)

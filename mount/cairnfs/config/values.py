@@ -51,6 +51,14 @@ def _from_text(key: Key, word: str, origin: str) -> Any:
     raise ConfigError(f"{origin} must be {allowed}, not {word!r}")
 
 
+def parse_size(text: str) -> int:
+    """Bytes, as in `10G` or `10GiB`. Raises ConfigError."""
+    size_bytes = _size(text + "iB" if text[-1:] in "KMGT" else text)
+    if size_bytes is None:
+        raise ConfigError(f"{text!r} is not a size, such as 500M or 10G")
+    return size_bytes
+
+
 def _size(word: str) -> int | None:
     match = _SIZE.fullmatch(word.strip())
     if match is None or match[2].upper() not in _UNITS:

@@ -24,6 +24,19 @@ def source_at(mountpoint: Path) -> str | None:
     return found[-1] if found else None
 
 
+def source_above(path: Path) -> tuple[str, str] | None:
+    """The source of the CairnFS mount that holds this absolute path, and where in it the path is."""
+    above = [
+        (Path(place), source)
+        for place, kind, source in _mounts()
+        if kind == "fuse.cairnfs" and path.is_relative_to(place)
+    ]
+    if not above:
+        return None
+    place, source = max(above, key=lambda one: len(one[0].parts))
+    return source, str(path.relative_to(place))
+
+
 def _mounts() -> Iterator[tuple[str, str, str]]:
     """Of every mount: where, its type, its source."""
     for line in Path("/proc/self/mounts").read_text().splitlines():

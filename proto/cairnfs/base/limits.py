@@ -56,9 +56,7 @@ EXTENTS_REPLY_SLICES_MAX: Final = 8_192  # the reply then covers less than was a
 
 # ------------------------------------------------------------------ realms
 REALM_DEPTH_MAX: Final = 8  # realms that enclose each other
-REALMS_MAX: Final = 10_000
 RETAG_STEP_ENTRIES: Final = 200  # given another realm in one transaction
-RETENTION_MAX_S: Final = 10 * 365 * 86_400  # of removed files
 
 # ------------------------------------------------------------------ messages
 GRPC_MESSAGE_MAX_BYTES: Final = 8 * MIB

@@ -165,6 +165,10 @@ class Driver:
         """Reap orphans that a repair recorded."""
         self._do(self.conductor.look_for_orphans())
 
+    def set_policy(self, request: pb.SetPolicyRequest, answered: Callable[[pb.SetPolicyReply], None]) -> None:
+        """Set the policy of a directory; see Conductor.set_policy."""
+        self._do(self.conductor.set_policy(request, answered))
+
     # ------------------------------------------------------------------ effects
 
     def _do(self, effects: Effects) -> None:

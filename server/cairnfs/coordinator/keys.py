@@ -219,27 +219,6 @@ def retag_directory(key: bytes) -> int:
     return int.from_bytes(key[_HEAD_BYTES:], "big")
 
 
-def reservation(session_id: str, realm: int) -> bytes:
-    """What a session has reserved in a realm (records.Reservation)."""
-    return b"u" + session_id.encode() + b"\0" + realm.to_bytes(8, "big")
-
-
-def reservation_range(session_id: str) -> Range:
-    """Everything that one session has reserved."""
-    prefix = b"u" + session_id.encode()
-    return prefix + b"\0", prefix + b"\1"
-
-
-def all_reservations(after: bytes = b"") -> Range:
-    """What all sessions have reserved, behind the key `after`."""
-    return after + b"\0" if after else b"u", _next_kind(b"u")
-
-
-def reservation_realm(key: bytes) -> int:
-    """The realm in a key made by `reservation`."""
-    return int.from_bytes(key[-8:], "big")
-
-
 # ------------------------------------------------------------------ sessions, counters, nodes, settings
 
 

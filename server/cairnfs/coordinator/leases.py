@@ -73,6 +73,10 @@ class LeaseTable:
         """Whether a WRITE lease exists at all."""
         return bool(self._writers)
 
+    def writers(self) -> dict[int, str]:
+        """The holders of all WRITE leases, by inode."""
+        return dict(self._writers)
+
     def kind(self, session_id: str, ino: int) -> "pb.LeaseKind.ValueType":
         """The lease that the session holds."""
         stamp = self._held.get(session_id, {}).get(ino)

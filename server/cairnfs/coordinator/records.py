@@ -14,8 +14,7 @@ _INODE: Final = Struct(">IIIIQQQqqqQIQQ")
 # The same as the wire form of common.proto's Attr: each field behind its tag, in the order of their numbers.
 _ATTR: Final = Struct("<BQBIBIBIBIBQBQBQBqBqBqBQB?BQHQ")
 _DENTRY: Final = Struct(">QB")
-_REALM: Final = Struct(">QBBIQQQqqqq")
-_RESERVATION: Final = Struct(">QQ")
+_REALM: Final = Struct(">QBBQQqq")
 _CHUNK: Final = Struct(">IQBQBB")
 _COUNT: Final = Struct(">H")
 _NAMED: Final = Struct(">32sI")  # a chunk that slices of the block are of, and its length
@@ -229,11 +228,8 @@ class RealmState(IntEnum):
     REMOVING = 2
 
 
-RETENTION_UNSET: Final = (1 << 32) - 1  # Realm.trash_retention_s: as in the enclosing realm
-
-
 class Realm(NamedTuple):
-    """The policy of a directory, and what is used and reserved in it and in the realms that it encloses.
+    """The policy of a directory, and what is used in it and in the realms that it encloses.
 
     Limits of 0 are none, `replicas` of 0 are those of the enclosing realm, which is `parent` (0: the root's).
     """
@@ -241,14 +237,10 @@ class Realm(NamedTuple):
     parent: int
     state: RealmState = RealmState.ACTIVE
     replicas: int = 0
-    trash_retention_s: int = RETENTION_UNSET
-    trash: int = 0  # the directory that shows what was removed, if there is one
     space_limit_bytes: int = 0
     inodes_limit: int = 0
     used_bytes: int = 0
     used_inodes: int = 0
-    reserved_bytes: int = 0
-    reserved_inodes: int = 0
 
     def encode(self) -> bytes:
         """The engine's value."""
@@ -259,19 +251,3 @@ class Realm(NamedTuple):
         """The realm in an engine's value."""
         parent, state, *others = _REALM.unpack(value)
         return cls(parent, RealmState(state), *others)
-
-
-class Reservation(NamedTuple):
-    """What a session may still use for changes that it makes in its own memory."""
-
-    inodes: int
-    space_bytes: int
-
-    def encode(self) -> bytes:
-        """The engine's value."""
-        return _RESERVATION.pack(*self)
-
-    @classmethod
-    def decode(cls, value: bytes) -> "Reservation":
-        """The reservation in an engine's value."""
-        return cls._make(_RESERVATION.unpack(value))

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from google.protobuf.message import DecodeError
 
+from cairnfs.base.errors import CairnError
 from cairnfs.base.limits import WELCOME_DEADLINE_S
 from cairnfs.base.logs import get_logger
 from cairnfs.coordinator.driver import Driver, Outbox
@@ -48,6 +49,8 @@ class MetadataService:
             _METADATA + "Status": unary(pb.StatusRequest, self._get_status),
             _METADATA + "ListNodes": unary(pb.ListNodesRequest, self._list_nodes),
         }
+        found[_METADATA + "SetPolicy"] = unary(pb.SetPolicyRequest, self._set_policy)
+        found[_METADATA + "ListRealms"] = unary(pb.ListRealmsRequest, self._list_realms)
         if self._fsck is not None:
             found[_METADATA + "Fsck"] = many_answers(pb.FsckRequest, self._fsck)
         if self._dump is not None:
@@ -59,6 +62,22 @@ class MetadataService:
 
     async def _list_nodes(self, _request: pb.ListNodesRequest, _context: Any) -> pb.ListNodesReply:
         return pb.ListNodesReply(cluster_map=self._cluster_map())
+
+    async def _set_policy(self, request: pb.SetPolicyRequest, _context: Any) -> pb.SetPolicyReply:
+        answered: asyncio.Future[pb.SetPolicyReply] = asyncio.get_running_loop().create_future()
+
+        def answer(reply: pb.SetPolicyReply) -> None:
+            if not answered.done():
+                answered.set_result(reply)
+
+        self._driver.set_policy(request, answer)
+        return await answered
+
+    async def _list_realms(self, request: pb.ListRealmsRequest, _context: Any) -> pb.ListRealmsReply:
+        try:
+            return self._driver.conductor.realms.list_all(request.path)
+        except CairnError as error:
+            return pb.ListRealmsReply(error=error.code, detail=error.detail)
 
 
 class _Session:

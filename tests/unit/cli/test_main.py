@@ -16,7 +16,7 @@ from cairnfs.cli.up import typed_as
 from cairnfs.config.schema import keys_of
 
 SERVING = "up down status fsck mount umount coordinator datanode install-mount-helper version"
-COMMANDS = [*SERVING.split(), "nodes", "repair", "meta", "config"]
+COMMANDS = [*SERVING.split(), "nodes", "repair", "quota", "meta", "config"]
 
 
 @pytest.fixture(autouse=True)

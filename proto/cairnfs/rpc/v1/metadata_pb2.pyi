@@ -155,7 +155,6 @@ class Event(_message.Message):
     END_FIELD_NUMBER: _builtins.int
     CLUSTER_MAP_FIELD_NUMBER: _builtins.int
     NOTICE_FIELD_NUMBER: _builtins.int
-    REALMS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -176,10 +175,6 @@ class Event(_message.Message):
 
     @_builtins.property
     def notice(self) -> Global___Notice: ...
-    @_builtins.property
-    def realms(self) -> Global___Realms:
-        """after every Welcome, and when it changes"""
-
     def __init__(
         self,
         *,
@@ -191,13 +186,12 @@ class Event(_message.Message):
         end: Global___SessionEnd | None = ...,
         cluster_map: _common_pb2.ClusterMap | None = ...,
         notice: Global___Notice | None = ...,
-        realms: Global___Realms | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cluster_map", b"cluster_map", "end", b"end", "heartbeat", b"heartbeat", "kind", b"kind", "node_update", b"node_update", "notice", b"notice", "realms", b"realms", "recall", b"recall", "reply", b"reply", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cluster_map", b"cluster_map", "end", b"end", "heartbeat", b"heartbeat", "kind", b"kind", "node_update", b"node_update", "notice", b"notice", "recall", b"recall", "reply", b"reply", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_map", b"cluster_map", "end", b"end", "heartbeat", b"heartbeat", "kind", b"kind", "node_update", b"node_update", "notice", b"notice", "realms", b"realms", "recall", b"recall", "reply", b"reply", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_map", b"cluster_map", "end", b"end", "heartbeat", b"heartbeat", "kind", b"kind", "node_update", b"node_update", "notice", b"notice", "recall", b"recall", "reply", b"reply", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["welcome", "reply", "recall", "node_update", "heartbeat", "end", "cluster_map", "notice", "realms"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["welcome", "reply", "recall", "node_update", "heartbeat", "end", "cluster_map", "notice"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -393,60 +387,6 @@ class Notice(_message.Message):
 Global___Notice: _TypeAlias = Notice  # noqa: Y015
 
 @_typing.final
-class Realms(_message.Message):
-    """All realms in which something must be minded. docs/internals/realms.md"""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    REALMS_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def realms(self) -> _containers.RepeatedCompositeFieldContainer[Global___RealmNotice]: ...
-    def __init__(
-        self,
-        *,
-        realms: _abc.Iterable[Global___RealmNotice] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["realms", b"realms"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Realms: _TypeAlias = Realms  # noqa: Y015
-
-@_typing.final
-class RealmNotice(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    REALM_FIELD_NUMBER: _builtins.int
-    LIMITED_FIELD_NUMBER: _builtins.int
-    KEEPS_REMOVED_FIELD_NUMBER: _builtins.int
-    TRASH_FIELD_NUMBER: _builtins.int
-    realm: _builtins.int
-    """its directory"""
-    limited: _builtins.bool
-    """what is made or written here must be reserved first"""
-    keeps_removed: _builtins.bool
-    """into a trash goes only what the coordinator has"""
-    trash: _builtins.int
-    """what `.trash` in the directory stands for; 0: nothing"""
-    def __init__(
-        self,
-        *,
-        realm: _builtins.int = ...,
-        limited: _builtins.bool = ...,
-        keeps_removed: _builtins.bool = ...,
-        trash: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["keeps_removed", b"keeps_removed", "limited", b"limited", "realm", b"realm", "trash", b"trash"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___RealmNotice: _TypeAlias = RealmNotice  # noqa: Y015
-
-@_typing.final
 class Recall(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -477,7 +417,6 @@ class RecallItem(_message.Message):
     KEEP_FIELD_NUMBER: _builtins.int
     NAMES_FIELD_NUMBER: _builtins.int
     ATTRIBUTES_ONLY_FIELD_NUMBER: _builtins.int
-    RESERVATION_FIELD_NUMBER: _builtins.int
     ino: _builtins.int
     keep: Global___LeaseKind.ValueType
     """what may be kept: READ (flush only) or NONE"""
@@ -485,8 +424,6 @@ class RecallItem(_message.Message):
     """the lease itself stays. Empty: all of it.
     pages and extents stay valid
     """
-    reservation: _builtins.bool
-    """no lease, but what is left of the reservation in realm `ino`"""
     @_builtins.property
     def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """of a directory: only these entries and its attributes change;"""
@@ -498,11 +435,10 @@ class RecallItem(_message.Message):
         keep: Global___LeaseKind.ValueType = ...,
         names: _abc.Iterable[_builtins.bytes] | None = ...,
         attributes_only: _builtins.bool = ...,
-        reservation: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes_only", b"attributes_only", "ino", b"ino", "keep", b"keep", "names", b"names", "reservation", b"reservation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes_only", b"attributes_only", "ino", b"ino", "keep", b"keep", "names", b"names"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -609,8 +545,6 @@ class Request(_message.Message):
     BATCH_FIELD_NUMBER: _builtins.int
     RESERVE_INODES_FIELD_NUMBER: _builtins.int
     UPGRADE_FIELD_NUMBER: _builtins.int
-    RESERVE_QUOTA_FIELD_NUMBER: _builtins.int
-    RETURN_QUOTA_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     """per session, from 1, without gaps"""
     @_builtins.property
@@ -681,10 +615,6 @@ class Request(_message.Message):
     def reserve_inodes(self) -> Global___ReserveInodes: ...
     @_builtins.property
     def upgrade(self) -> Global___Upgrade: ...
-    @_builtins.property
-    def reserve_quota(self) -> Global___ReserveQuota: ...
-    @_builtins.property
-    def return_quota(self) -> Global___ReturnQuota: ...
     def __init__(
         self,
         *,
@@ -722,14 +652,12 @@ class Request(_message.Message):
         batch: Global___Batch | None = ...,
         reserve_inodes: Global___ReserveInodes | None = ...,
         upgrade: Global___Upgrade | None = ...,
-        reserve_quota: Global___ReserveQuota | None = ...,
-        return_quota: Global___ReturnQuota | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "caller", b"caller", "cancel_lock", b"cancel_lock", "commit_write", b"commit_write", "copy_range", b"copy_range", "fallocate", b"fallocate", "get_attr", b"get_attr", "get_extents", b"get_extents", "get_lock", b"get_lock", "get_xattr", b"get_xattr", "link", b"link", "list_xattr", b"list_xattr", "lookup", b"lookup", "mkdir", b"mkdir", "mknod", b"mknod", "op", b"op", "open", b"open", "plan_write", b"plan_write", "readdir", b"readdir", "readlink", b"readlink", "release", b"release", "remove_xattr", b"remove_xattr", "rename", b"rename", "replace_extents", b"replace_extents", "report_replica", b"report_replica", "reserve_inodes", b"reserve_inodes", "reserve_quota", b"reserve_quota", "return_quota", b"return_quota", "rmdir", b"rmdir", "set_attr", b"set_attr", "set_lock", b"set_lock", "set_xattr", b"set_xattr", "statfs", b"statfs", "symlink", b"symlink", "unlink", b"unlink", "upgrade", b"upgrade"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "caller", b"caller", "cancel_lock", b"cancel_lock", "commit_write", b"commit_write", "copy_range", b"copy_range", "fallocate", b"fallocate", "get_attr", b"get_attr", "get_extents", b"get_extents", "get_lock", b"get_lock", "get_xattr", b"get_xattr", "link", b"link", "list_xattr", b"list_xattr", "lookup", b"lookup", "mkdir", b"mkdir", "mknod", b"mknod", "op", b"op", "open", b"open", "plan_write", b"plan_write", "readdir", b"readdir", "readlink", b"readlink", "release", b"release", "remove_xattr", b"remove_xattr", "rename", b"rename", "replace_extents", b"replace_extents", "report_replica", b"report_replica", "reserve_inodes", b"reserve_inodes", "rmdir", b"rmdir", "set_attr", b"set_attr", "set_lock", b"set_lock", "set_xattr", b"set_xattr", "statfs", b"statfs", "symlink", b"symlink", "unlink", b"unlink", "upgrade", b"upgrade"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "caller", b"caller", "cancel_lock", b"cancel_lock", "commit_write", b"commit_write", "copy_range", b"copy_range", "fallocate", b"fallocate", "get_attr", b"get_attr", "get_extents", b"get_extents", "get_lock", b"get_lock", "get_xattr", b"get_xattr", "link", b"link", "list_xattr", b"list_xattr", "lookup", b"lookup", "mkdir", b"mkdir", "mknod", b"mknod", "op", b"op", "open", b"open", "plan_write", b"plan_write", "readdir", b"readdir", "readlink", b"readlink", "release", b"release", "remove_xattr", b"remove_xattr", "rename", b"rename", "replace_extents", b"replace_extents", "report_replica", b"report_replica", "reserve_inodes", b"reserve_inodes", "reserve_quota", b"reserve_quota", "return_quota", b"return_quota", "rmdir", b"rmdir", "seq", b"seq", "set_attr", b"set_attr", "set_lock", b"set_lock", "set_xattr", b"set_xattr", "statfs", b"statfs", "symlink", b"symlink", "unlink", b"unlink", "upgrade", b"upgrade"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "caller", b"caller", "cancel_lock", b"cancel_lock", "commit_write", b"commit_write", "copy_range", b"copy_range", "fallocate", b"fallocate", "get_attr", b"get_attr", "get_extents", b"get_extents", "get_lock", b"get_lock", "get_xattr", b"get_xattr", "link", b"link", "list_xattr", b"list_xattr", "lookup", b"lookup", "mkdir", b"mkdir", "mknod", b"mknod", "op", b"op", "open", b"open", "plan_write", b"plan_write", "readdir", b"readdir", "readlink", b"readlink", "release", b"release", "remove_xattr", b"remove_xattr", "rename", b"rename", "replace_extents", b"replace_extents", "report_replica", b"report_replica", "reserve_inodes", b"reserve_inodes", "rmdir", b"rmdir", "seq", b"seq", "set_attr", b"set_attr", "set_lock", b"set_lock", "set_xattr", b"set_xattr", "statfs", b"statfs", "symlink", b"symlink", "unlink", b"unlink", "upgrade", b"upgrade"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_op: _TypeAlias = _typing.Literal["lookup", "get_attr", "set_attr", "mknod", "mkdir", "unlink", "rmdir", "symlink", "readlink", "link", "rename", "open", "release", "readdir", "statfs", "get_xattr", "set_xattr", "list_xattr", "remove_xattr", "get_extents", "plan_write", "commit_write", "fallocate", "copy_range", "get_lock", "set_lock", "cancel_lock", "report_replica", "replace_extents", "batch", "reserve_inodes", "upgrade", "reserve_quota", "return_quota"]  # noqa: Y015
+    _WhichOneofReturnType_op: _TypeAlias = _typing.Literal["lookup", "get_attr", "set_attr", "mknod", "mkdir", "unlink", "rmdir", "symlink", "readlink", "link", "rename", "open", "release", "readdir", "statfs", "get_xattr", "set_xattr", "list_xattr", "remove_xattr", "get_extents", "plan_write", "commit_write", "fallocate", "copy_range", "get_lock", "set_lock", "cancel_lock", "report_replica", "replace_extents", "batch", "reserve_inodes", "upgrade"]  # noqa: Y015
     _WhichOneofArgType_op: _TypeAlias = _typing.Literal["op", b"op"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_op) -> _WhichOneofReturnType_op | None: ...
 
@@ -759,7 +687,6 @@ class Reply(_message.Message):
     BATCH_FIELD_NUMBER: _builtins.int
     RESERVE_INODES_FIELD_NUMBER: _builtins.int
     UPGRADE_FIELD_NUMBER: _builtins.int
-    RESERVE_QUOTA_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     error: _common_pb2.ErrorCode.ValueType
     detail: _builtins.str
@@ -808,8 +735,6 @@ class Reply(_message.Message):
     def reserve_inodes(self) -> Global___ReserveInodesReply: ...
     @_builtins.property
     def upgrade(self) -> Global___UpgradeReply: ...
-    @_builtins.property
-    def reserve_quota(self) -> Global___ReserveQuotaReply: ...
     def __init__(
         self,
         *,
@@ -833,13 +758,12 @@ class Reply(_message.Message):
         batch: Global___BatchReply | None = ...,
         reserve_inodes: Global___ReserveInodesReply | None = ...,
         upgrade: Global___UpgradeReply | None = ...,
-        reserve_quota: Global___ReserveQuotaReply | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attr", b"attr", "batch", b"batch", "commit_write", b"commit_write", "copy_range", b"copy_range", "entry", b"entry", "extents", b"extents", "lock", b"lock", "open", b"open", "plan_write", b"plan_write", "readdir", b"readdir", "readlink", b"readlink", "remove", b"remove", "rename", b"rename", "reserve_inodes", b"reserve_inodes", "reserve_quota", b"reserve_quota", "result", b"result", "statfs", b"statfs", "upgrade", b"upgrade", "xattr", b"xattr"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attr", b"attr", "batch", b"batch", "commit_write", b"commit_write", "copy_range", b"copy_range", "entry", b"entry", "extents", b"extents", "lock", b"lock", "open", b"open", "plan_write", b"plan_write", "readdir", b"readdir", "readlink", b"readlink", "remove", b"remove", "rename", b"rename", "reserve_inodes", b"reserve_inodes", "result", b"result", "statfs", b"statfs", "upgrade", b"upgrade", "xattr", b"xattr"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attr", b"attr", "batch", b"batch", "commit_write", b"commit_write", "copy_range", b"copy_range", "detail", b"detail", "entry", b"entry", "error", b"error", "extents", b"extents", "lock", b"lock", "open", b"open", "plan_write", b"plan_write", "readdir", b"readdir", "readlink", b"readlink", "remove", b"remove", "rename", b"rename", "reserve_inodes", b"reserve_inodes", "reserve_quota", b"reserve_quota", "result", b"result", "seq", b"seq", "statfs", b"statfs", "upgrade", b"upgrade", "xattr", b"xattr"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attr", b"attr", "batch", b"batch", "commit_write", b"commit_write", "copy_range", b"copy_range", "detail", b"detail", "entry", b"entry", "error", b"error", "extents", b"extents", "lock", b"lock", "open", b"open", "plan_write", b"plan_write", "readdir", b"readdir", "readlink", b"readlink", "remove", b"remove", "rename", b"rename", "reserve_inodes", b"reserve_inodes", "result", b"result", "seq", b"seq", "statfs", b"statfs", "upgrade", b"upgrade", "xattr", b"xattr"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["entry", "attr", "remove", "readlink", "rename", "open", "readdir", "statfs", "xattr", "extents", "plan_write", "commit_write", "copy_range", "lock", "batch", "reserve_inodes", "upgrade", "reserve_quota"]  # noqa: Y015
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["entry", "attr", "remove", "readlink", "rename", "open", "readdir", "statfs", "xattr", "extents", "plan_write", "commit_write", "copy_range", "lock", "batch", "reserve_inodes", "upgrade"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 
@@ -1673,84 +1597,6 @@ class XattrReply(_message.Message):
 Global___XattrReply: _TypeAlias = XattrReply  # noqa: Y015
 
 @_typing.final
-class ReserveQuota(_message.Message):
-    """Room in a realm with limits, for changes that the session will make in its own memory. Less is given, or nothing,
-    when little is left.
-    """
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    REALM_FIELD_NUMBER: _builtins.int
-    INODES_FIELD_NUMBER: _builtins.int
-    SPACE_BYTES_FIELD_NUMBER: _builtins.int
-    realm: _builtins.int
-    inodes: _builtins.int
-    space_bytes: _builtins.int
-    def __init__(
-        self,
-        *,
-        realm: _builtins.int = ...,
-        inodes: _builtins.int = ...,
-        space_bytes: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inodes", b"inodes", "realm", b"realm", "space_bytes", b"space_bytes"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ReserveQuota: _TypeAlias = ReserveQuota  # noqa: Y015
-
-@_typing.final
-class ReserveQuotaReply(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    INODES_FIELD_NUMBER: _builtins.int
-    SPACE_BYTES_FIELD_NUMBER: _builtins.int
-    inodes: _builtins.int
-    space_bytes: _builtins.int
-    def __init__(
-        self,
-        *,
-        inodes: _builtins.int = ...,
-        space_bytes: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inodes", b"inodes", "space_bytes", b"space_bytes"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ReserveQuotaReply: _TypeAlias = ReserveQuotaReply  # noqa: Y015
-
-@_typing.final
-class ReturnQuota(_message.Message):
-    """Give back what was reserved and is not needed."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    REALM_FIELD_NUMBER: _builtins.int
-    INODES_FIELD_NUMBER: _builtins.int
-    SPACE_BYTES_FIELD_NUMBER: _builtins.int
-    realm: _builtins.int
-    inodes: _builtins.int
-    space_bytes: _builtins.int
-    def __init__(
-        self,
-        *,
-        realm: _builtins.int = ...,
-        inodes: _builtins.int = ...,
-        space_bytes: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inodes", b"inodes", "realm", b"realm", "space_bytes", b"space_bytes"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ReturnQuota: _TypeAlias = ReturnQuota  # noqa: Y015
-
-@_typing.final
 class GetExtents(_message.Message):
     """---------------------------------------------------------------- data"""
 
@@ -1957,8 +1803,6 @@ class CommitWrite(_message.Message):
     MTIME_NS_FIELD_NUMBER: _builtins.int
     IF_SIZE_FIELD_NUMBER: _builtins.int
     CTIME_NS_FIELD_NUMBER: _builtins.int
-    RESERVED_REALM_FIELD_NUMBER: _builtins.int
-    RESERVED_BYTES_FIELD_NUMBER: _builtins.int
     ino: _builtins.int
     size: _builtins.int
     """the file is at least this long afterwards"""
@@ -1968,10 +1812,6 @@ class CommitWrite(_message.Message):
     """CONFLICT unless the file has this size now (shared O_APPEND)"""
     ctime_ns: _builtins.int
     """0: now; never moves the inode's ctime backwards"""
-    reserved_realm: _builtins.int
-    """where the session has reserved room for it; 0: nowhere"""
-    reserved_bytes: _builtins.int
-    """which end with the commit, however many it needs"""
     @_builtins.property
     def slices(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Slice]:
         """later ones win"""
@@ -1988,12 +1828,10 @@ class CommitWrite(_message.Message):
         mtime_ns: _builtins.int = ...,
         if_size: _builtins.int | None = ...,
         ctime_ns: _builtins.int = ...,
-        reserved_realm: _builtins.int = ...,
-        reserved_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_if_size", b"_if_size", "if_size", b"if_size"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_if_size", b"_if_size", "chunks", b"chunks", "ctime_ns", b"ctime_ns", "if_size", b"if_size", "ino", b"ino", "mtime_ns", b"mtime_ns", "reserved_bytes", b"reserved_bytes", "reserved_realm", b"reserved_realm", "size", b"size", "slices", b"slices"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_if_size", b"_if_size", "chunks", b"chunks", "ctime_ns", b"ctime_ns", "if_size", b"if_size", "ino", b"ino", "mtime_ns", b"mtime_ns", "size", b"size", "slices", b"slices"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__if_size: _TypeAlias = _typing.Literal["if_size"]  # noqa: Y015
     _WhichOneofArgType__if_size: _TypeAlias = _typing.Literal["_if_size", b"_if_size"]  # noqa: Y015
@@ -2208,7 +2046,6 @@ class BatchEntry(_message.Message):
     NOW_NS_FIELD_NUMBER: _builtins.int
     NEW_INO_FIELD_NUMBER: _builtins.int
     TOUCHES_FIELD_NUMBER: _builtins.int
-    RESERVED_REALM_FIELD_NUMBER: _builtins.int
     MKNOD_FIELD_NUMBER: _builtins.int
     MKDIR_FIELD_NUMBER: _builtins.int
     UNLINK_FIELD_NUMBER: _builtins.int
@@ -2222,8 +2059,6 @@ class BatchEntry(_message.Message):
     """when it happened, by the client's clock"""
     new_ino: _builtins.int
     """of what it makes: a number from ReserveInodes"""
-    reserved_realm: _builtins.int
-    """where the session has reserved the new inode; 0: nowhere"""
     @_builtins.property
     def caller(self) -> Global___Caller: ...
     @_builtins.property
@@ -2257,7 +2092,6 @@ class BatchEntry(_message.Message):
         now_ns: _builtins.int = ...,
         new_ino: _builtins.int = ...,
         touches: _abc.Iterable[_builtins.int] | None = ...,
-        reserved_realm: _builtins.int = ...,
         mknod: Global___MkNod | None = ...,
         mkdir: Global___MkDir | None = ...,
         unlink: Global___Unlink | None = ...,
@@ -2270,7 +2104,7 @@ class BatchEntry(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "commit_write", b"commit_write", "link", b"link", "mkdir", b"mkdir", "mknod", b"mknod", "op", b"op", "rename", b"rename", "rmdir", b"rmdir", "set_attr", b"set_attr", "symlink", b"symlink", "unlink", b"unlink"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "commit_write", b"commit_write", "link", b"link", "mkdir", b"mkdir", "mknod", b"mknod", "new_ino", b"new_ino", "now_ns", b"now_ns", "op", b"op", "rename", b"rename", "reserved_realm", b"reserved_realm", "rmdir", b"rmdir", "set_attr", b"set_attr", "symlink", b"symlink", "touches", b"touches", "unlink", b"unlink"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "commit_write", b"commit_write", "link", b"link", "mkdir", b"mkdir", "mknod", b"mknod", "new_ino", b"new_ino", "now_ns", b"now_ns", "op", b"op", "rename", b"rename", "rmdir", b"rmdir", "set_attr", b"set_attr", "symlink", b"symlink", "touches", b"touches", "unlink", b"unlink"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_op: _TypeAlias = _typing.Literal["mknod", "mkdir", "unlink", "rmdir", "symlink", "link", "rename", "set_attr", "commit_write"]  # noqa: Y015
     _WhichOneofArgType_op: _TypeAlias = _typing.Literal["op", b"op"]  # noqa: Y015
@@ -2996,8 +2830,6 @@ class SetPolicyRequest(_message.Message):
     PATH_FIELD_NUMBER: _builtins.int
     SPACE_LIMIT_BYTES_FIELD_NUMBER: _builtins.int
     INODES_LIMIT_FIELD_NUMBER: _builtins.int
-    TRASH_RETENTION_S_FIELD_NUMBER: _builtins.int
-    INHERIT_TRASH_FIELD_NUMBER: _builtins.int
     REPLICAS_FIELD_NUMBER: _builtins.int
     REMOVE_FIELD_NUMBER: _builtins.int
     path: _builtins.str
@@ -3006,10 +2838,6 @@ class SetPolicyRequest(_message.Message):
     """0: no limit"""
     inodes_limit: _builtins.int
     """0: no limit"""
-    trash_retention_s: _builtins.int
-    """0: removed files are not kept"""
-    inherit_trash: _builtins.bool
-    """as in the enclosing realm"""
     replicas: _builtins.int
     """0: as in the enclosing realm"""
     remove: _builtins.bool
@@ -3020,14 +2848,12 @@ class SetPolicyRequest(_message.Message):
         path: _builtins.str = ...,
         space_limit_bytes: _builtins.int | None = ...,
         inodes_limit: _builtins.int | None = ...,
-        trash_retention_s: _builtins.int | None = ...,
-        inherit_trash: _builtins.bool = ...,
         replicas: _builtins.int | None = ...,
         remove: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_inodes_limit", b"_inodes_limit", "_replicas", b"_replicas", "_space_limit_bytes", b"_space_limit_bytes", "_trash_retention_s", b"_trash_retention_s", "inodes_limit", b"inodes_limit", "replicas", b"replicas", "space_limit_bytes", b"space_limit_bytes", "trash_retention_s", b"trash_retention_s"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_inodes_limit", b"_inodes_limit", "_replicas", b"_replicas", "_space_limit_bytes", b"_space_limit_bytes", "inodes_limit", b"inodes_limit", "replicas", b"replicas", "space_limit_bytes", b"space_limit_bytes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_inodes_limit", b"_inodes_limit", "_replicas", b"_replicas", "_space_limit_bytes", b"_space_limit_bytes", "_trash_retention_s", b"_trash_retention_s", "inherit_trash", b"inherit_trash", "inodes_limit", b"inodes_limit", "path", b"path", "remove", b"remove", "replicas", b"replicas", "space_limit_bytes", b"space_limit_bytes", "trash_retention_s", b"trash_retention_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_inodes_limit", b"_inodes_limit", "_replicas", b"_replicas", "_space_limit_bytes", b"_space_limit_bytes", "inodes_limit", b"inodes_limit", "path", b"path", "remove", b"remove", "replicas", b"replicas", "space_limit_bytes", b"space_limit_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__inodes_limit: _TypeAlias = _typing.Literal["inodes_limit"]  # noqa: Y015
     _WhichOneofArgType__inodes_limit: _TypeAlias = _typing.Literal["_inodes_limit", b"_inodes_limit"]  # noqa: Y015
@@ -3035,16 +2861,12 @@ class SetPolicyRequest(_message.Message):
     _WhichOneofArgType__replicas: _TypeAlias = _typing.Literal["_replicas", b"_replicas"]  # noqa: Y015
     _WhichOneofReturnType__space_limit_bytes: _TypeAlias = _typing.Literal["space_limit_bytes"]  # noqa: Y015
     _WhichOneofArgType__space_limit_bytes: _TypeAlias = _typing.Literal["_space_limit_bytes", b"_space_limit_bytes"]  # noqa: Y015
-    _WhichOneofReturnType__trash_retention_s: _TypeAlias = _typing.Literal["trash_retention_s"]  # noqa: Y015
-    _WhichOneofArgType__trash_retention_s: _TypeAlias = _typing.Literal["_trash_retention_s", b"_trash_retention_s"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__inodes_limit) -> _WhichOneofReturnType__inodes_limit | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__replicas) -> _WhichOneofReturnType__replicas | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__space_limit_bytes) -> _WhichOneofReturnType__space_limit_bytes | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__trash_retention_s) -> _WhichOneofReturnType__trash_retention_s | None: ...
 
 Global___SetPolicyRequest: _TypeAlias = SetPolicyRequest  # noqa: Y015
 
@@ -3053,16 +2875,22 @@ class SetPolicyReply(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REALM_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    error: _common_pb2.ErrorCode.ValueType
+    detail: _builtins.str
     @_builtins.property
     def realm(self) -> Global___RealmReport: ...
     def __init__(
         self,
         *,
         realm: Global___RealmReport | None = ...,
+        error: _common_pb2.ErrorCode.ValueType = ...,
+        detail: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["realm", b"realm"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["realm", b"realm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "error", b"error", "realm", b"realm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -3077,31 +2905,22 @@ class RealmReport(_message.Message):
     PARENT_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     REPLICAS_FIELD_NUMBER: _builtins.int
-    TRASH_RETENTION_S_FIELD_NUMBER: _builtins.int
     SPACE_LIMIT_BYTES_FIELD_NUMBER: _builtins.int
     INODES_LIMIT_FIELD_NUMBER: _builtins.int
     USED_BYTES_FIELD_NUMBER: _builtins.int
     USED_INODES_FIELD_NUMBER: _builtins.int
-    RESERVED_BYTES_FIELD_NUMBER: _builtins.int
-    RESERVED_INODES_FIELD_NUMBER: _builtins.int
     DIRECTORIES_LEFT_FIELD_NUMBER: _builtins.int
-    TRASH_ENTRIES_FIELD_NUMBER: _builtins.int
     realm: _builtins.int
     path: _builtins.str
     parent: _builtins.int
     state: Global___RealmState.ValueType
     replicas: _builtins.int
-    trash_retention_s: _builtins.int
-    """absent: as in the enclosing realm"""
     space_limit_bytes: _builtins.int
     inodes_limit: _builtins.int
     used_bytes: _builtins.int
     used_inodes: _builtins.int
-    reserved_bytes: _builtins.int
-    reserved_inodes: _builtins.int
     directories_left: _builtins.int
     """known to be still to be walked"""
-    trash_entries: _builtins.int
     def __init__(
         self,
         *,
@@ -3110,23 +2929,17 @@ class RealmReport(_message.Message):
         parent: _builtins.int = ...,
         state: Global___RealmState.ValueType = ...,
         replicas: _builtins.int = ...,
-        trash_retention_s: _builtins.int | None = ...,
         space_limit_bytes: _builtins.int = ...,
         inodes_limit: _builtins.int = ...,
         used_bytes: _builtins.int = ...,
         used_inodes: _builtins.int = ...,
-        reserved_bytes: _builtins.int = ...,
-        reserved_inodes: _builtins.int = ...,
         directories_left: _builtins.int = ...,
-        trash_entries: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_trash_retention_s", b"_trash_retention_s", "trash_retention_s", b"trash_retention_s"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_trash_retention_s", b"_trash_retention_s", "directories_left", b"directories_left", "inodes_limit", b"inodes_limit", "parent", b"parent", "path", b"path", "realm", b"realm", "replicas", b"replicas", "reserved_bytes", b"reserved_bytes", "reserved_inodes", b"reserved_inodes", "space_limit_bytes", b"space_limit_bytes", "state", b"state", "trash_entries", b"trash_entries", "trash_retention_s", b"trash_retention_s", "used_bytes", b"used_bytes", "used_inodes", b"used_inodes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["directories_left", b"directories_left", "inodes_limit", b"inodes_limit", "parent", b"parent", "path", b"path", "realm", b"realm", "replicas", b"replicas", "space_limit_bytes", b"space_limit_bytes", "state", b"state", "used_bytes", b"used_bytes", "used_inodes", b"used_inodes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__trash_retention_s: _TypeAlias = _typing.Literal["trash_retention_s"]  # noqa: Y015
-    _WhichOneofArgType__trash_retention_s: _TypeAlias = _typing.Literal["_trash_retention_s", b"_trash_retention_s"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__trash_retention_s) -> _WhichOneofReturnType__trash_retention_s | None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RealmReport: _TypeAlias = RealmReport  # noqa: Y015
 
@@ -3154,194 +2967,23 @@ class ListRealmsReply(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REALMS_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    error: _common_pb2.ErrorCode.ValueType
+    detail: _builtins.str
     @_builtins.property
     def realms(self) -> _containers.RepeatedCompositeFieldContainer[Global___RealmReport]: ...
     def __init__(
         self,
         *,
         realms: _abc.Iterable[Global___RealmReport] | None = ...,
+        error: _common_pb2.ErrorCode.ValueType = ...,
+        detail: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["realms", b"realms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "error", b"error", "realms", b"realms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListRealmsReply: _TypeAlias = ListRealmsReply  # noqa: Y015
-
-@_typing.final
-class TrashEntry(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    ID_FIELD_NUMBER: _builtins.int
-    PATH_FIELD_NUMBER: _builtins.int
-    REMOVED_NS_FIELD_NUMBER: _builtins.int
-    EXPIRES_NS_FIELD_NUMBER: _builtins.int
-    UID_FIELD_NUMBER: _builtins.int
-    SIZE_FIELD_NUMBER: _builtins.int
-    DIRECTORY_FIELD_NUMBER: _builtins.int
-    id: _builtins.int
-    """the inode"""
-    path: _builtins.str
-    """where it was"""
-    removed_ns: _builtins.int
-    expires_ns: _builtins.int
-    uid: _builtins.int
-    size: _builtins.int
-    directory: _builtins.bool
-    def __init__(
-        self,
-        *,
-        id: _builtins.int = ...,
-        path: _builtins.str = ...,
-        removed_ns: _builtins.int = ...,
-        expires_ns: _builtins.int = ...,
-        uid: _builtins.int = ...,
-        size: _builtins.int = ...,
-        directory: _builtins.bool = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["directory", b"directory", "expires_ns", b"expires_ns", "id", b"id", "path", b"path", "removed_ns", b"removed_ns", "size", b"size", "uid", b"uid"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___TrashEntry: _TypeAlias = TrashEntry  # noqa: Y015
-
-@_typing.final
-class ListTrashRequest(_message.Message):
-    """What was removed from a directory of this path or below it, the oldest first."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    PATH_FIELD_NUMBER: _builtins.int
-    LIMIT_FIELD_NUMBER: _builtins.int
-    path: _builtins.str
-    limit: _builtins.int
-    def __init__(
-        self,
-        *,
-        path: _builtins.str = ...,
-        limit: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "path", b"path"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ListTrashRequest: _TypeAlias = ListTrashRequest  # noqa: Y015
-
-@_typing.final
-class ListTrashReply(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    ENTRIES_FIELD_NUMBER: _builtins.int
-    TRUNCATED_FIELD_NUMBER: _builtins.int
-    truncated: _builtins.bool
-    @_builtins.property
-    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrashEntry]: ...
-    def __init__(
-        self,
-        *,
-        entries: _abc.Iterable[Global___TrashEntry] | None = ...,
-        truncated: _builtins.bool = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "truncated", b"truncated"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ListTrashReply: _TypeAlias = ListTrashReply  # noqa: Y015
-
-@_typing.final
-class RestoreTrashRequest(_message.Message):
-    """One entry, by its id or as the last that was removed from a path; a directory with all that was removed from it."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    ID_FIELD_NUMBER: _builtins.int
-    PATH_FIELD_NUMBER: _builtins.int
-    TO_FIELD_NUMBER: _builtins.int
-    id: _builtins.int
-    path: _builtins.str
-    to: _builtins.str
-    def __init__(
-        self,
-        *,
-        id: _builtins.int = ...,
-        path: _builtins.str = ...,
-        to: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "path", b"path", "to", b"to"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___RestoreTrashRequest: _TypeAlias = RestoreTrashRequest  # noqa: Y015
-
-@_typing.final
-class RestoreTrashReply(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    PATH_FIELD_NUMBER: _builtins.int
-    RESTORED_FIELD_NUMBER: _builtins.int
-    PROBLEMS_FIELD_NUMBER: _builtins.int
-    path: _builtins.str
-    restored: _builtins.int
-    @_builtins.property
-    def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
-    def __init__(
-        self,
-        *,
-        path: _builtins.str = ...,
-        restored: _builtins.int = ...,
-        problems: _abc.Iterable[_builtins.str] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "problems", b"problems", "restored", b"restored"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___RestoreTrashReply: _TypeAlias = RestoreTrashReply  # noqa: Y015
-
-@_typing.final
-class EmptyTrashRequest(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    PATH_FIELD_NUMBER: _builtins.int
-    path: _builtins.str
-    def __init__(
-        self,
-        *,
-        path: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___EmptyTrashRequest: _TypeAlias = EmptyTrashRequest  # noqa: Y015
-
-@_typing.final
-class EmptyTrashReply(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    REMOVED_FIELD_NUMBER: _builtins.int
-    removed: _builtins.int
-    def __init__(
-        self,
-        *,
-        removed: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["removed", b"removed"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___EmptyTrashReply: _TypeAlias = EmptyTrashReply  # noqa: Y015

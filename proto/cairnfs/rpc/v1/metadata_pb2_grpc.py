@@ -69,21 +69,6 @@ class MetadataStub:
                 request_serializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.ListRealmsRequest.SerializeToString,
                 response_deserializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.ListRealmsReply.FromString,
                 _registered_method=True)
-        self.ListTrash = channel.unary_unary(
-                '/cairnfs.rpc.v1.Metadata/ListTrash',
-                request_serializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.ListTrashRequest.SerializeToString,
-                response_deserializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.ListTrashReply.FromString,
-                _registered_method=True)
-        self.RestoreTrash = channel.unary_unary(
-                '/cairnfs.rpc.v1.Metadata/RestoreTrash',
-                request_serializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.RestoreTrashRequest.SerializeToString,
-                response_deserializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.RestoreTrashReply.FromString,
-                _registered_method=True)
-        self.EmptyTrash = channel.unary_unary(
-                '/cairnfs.rpc.v1.Metadata/EmptyTrash',
-                request_serializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.EmptyTrashRequest.SerializeToString,
-                response_deserializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.EmptyTrashReply.FromString,
-                _registered_method=True)
 
 
 class MetadataServicer:
@@ -131,24 +116,6 @@ class MetadataServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def ListTrash(self, request, context):
-        """Missing associated documentation comment in .proto file."""
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def RestoreTrash(self, request, context):
-        """Missing associated documentation comment in .proto file."""
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def EmptyTrash(self, request, context):
-        """Missing associated documentation comment in .proto file."""
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
 
 def add_MetadataServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -186,21 +153,6 @@ def add_MetadataServicer_to_server(servicer, server):
                     servicer.ListRealms,
                     request_deserializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.ListRealmsRequest.FromString,
                     response_serializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.ListRealmsReply.SerializeToString,
-            ),
-            'ListTrash': grpc.unary_unary_rpc_method_handler(
-                    servicer.ListTrash,
-                    request_deserializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.ListTrashRequest.FromString,
-                    response_serializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.ListTrashReply.SerializeToString,
-            ),
-            'RestoreTrash': grpc.unary_unary_rpc_method_handler(
-                    servicer.RestoreTrash,
-                    request_deserializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.RestoreTrashRequest.FromString,
-                    response_serializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.RestoreTrashReply.SerializeToString,
-            ),
-            'EmptyTrash': grpc.unary_unary_rpc_method_handler(
-                    servicer.EmptyTrash,
-                    request_deserializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.EmptyTrashRequest.FromString,
-                    response_serializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.EmptyTrashReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -392,87 +344,6 @@ class Metadata:
             '/cairnfs.rpc.v1.Metadata/ListRealms',
             cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.ListRealmsRequest.SerializeToString,
             cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.ListRealmsReply.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def ListTrash(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/cairnfs.rpc.v1.Metadata/ListTrash',
-            cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.ListTrashRequest.SerializeToString,
-            cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.ListTrashReply.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def RestoreTrash(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/cairnfs.rpc.v1.Metadata/RestoreTrash',
-            cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.RestoreTrashRequest.SerializeToString,
-            cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.RestoreTrashReply.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def EmptyTrash(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/cairnfs.rpc.v1.Metadata/EmptyTrash',
-            cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.EmptyTrashRequest.SerializeToString,
-            cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.EmptyTrashReply.FromString,
             options,
             channel_credentials,
             insecure,

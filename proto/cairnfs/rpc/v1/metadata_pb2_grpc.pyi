@@ -40,9 +40,6 @@ class MetadataStub:
     Dump: _grpc.UnaryStreamMultiCallable[_metadata_pb2.DumpRequest, _metadata_pb2.DumpPart]
     SetPolicy: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.SetPolicyRequest, _metadata_pb2.SetPolicyReply]
     ListRealms: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.ListRealmsRequest, _metadata_pb2.ListRealmsReply]
-    ListTrash: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.ListTrashRequest, _metadata_pb2.ListTrashReply]
-    RestoreTrash: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.RestoreTrashRequest, _metadata_pb2.RestoreTrashReply]
-    EmptyTrash: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.EmptyTrashRequest, _metadata_pb2.EmptyTrashReply]
 
 @_typing.type_check_only
 class MetadataAsyncStub(MetadataStub):
@@ -54,9 +51,6 @@ class MetadataAsyncStub(MetadataStub):
     Dump: _aio.UnaryStreamMultiCallable[_metadata_pb2.DumpRequest, _metadata_pb2.DumpPart]  # type: ignore[assignment]
     SetPolicy: _aio.UnaryUnaryMultiCallable[_metadata_pb2.SetPolicyRequest, _metadata_pb2.SetPolicyReply]  # type: ignore[assignment]
     ListRealms: _aio.UnaryUnaryMultiCallable[_metadata_pb2.ListRealmsRequest, _metadata_pb2.ListRealmsReply]  # type: ignore[assignment]
-    ListTrash: _aio.UnaryUnaryMultiCallable[_metadata_pb2.ListTrashRequest, _metadata_pb2.ListTrashReply]  # type: ignore[assignment]
-    RestoreTrash: _aio.UnaryUnaryMultiCallable[_metadata_pb2.RestoreTrashRequest, _metadata_pb2.RestoreTrashReply]  # type: ignore[assignment]
-    EmptyTrash: _aio.UnaryUnaryMultiCallable[_metadata_pb2.EmptyTrashRequest, _metadata_pb2.EmptyTrashReply]  # type: ignore[assignment]
 
 class MetadataServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -107,26 +101,5 @@ class MetadataServicer(metaclass=_abc_1.ABCMeta):
         request: _metadata_pb2.ListRealmsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_metadata_pb2.ListRealmsReply, _abc.Awaitable[_metadata_pb2.ListRealmsReply]]: ...
-
-    @_abc_1.abstractmethod
-    def ListTrash(
-        self,
-        request: _metadata_pb2.ListTrashRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_metadata_pb2.ListTrashReply, _abc.Awaitable[_metadata_pb2.ListTrashReply]]: ...
-
-    @_abc_1.abstractmethod
-    def RestoreTrash(
-        self,
-        request: _metadata_pb2.RestoreTrashRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_metadata_pb2.RestoreTrashReply, _abc.Awaitable[_metadata_pb2.RestoreTrashReply]]: ...
-
-    @_abc_1.abstractmethod
-    def EmptyTrash(
-        self,
-        request: _metadata_pb2.EmptyTrashRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_metadata_pb2.EmptyTrashReply, _abc.Awaitable[_metadata_pb2.EmptyTrashReply]]: ...
 
 def add_MetadataServicer_to_server(servicer: MetadataServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -101,10 +101,10 @@ class Batches:
             return
         key = keys.reply(session.id, seq)
         registry, changes = self._context.registry, batching.changes
-        leased, barred, session_id = batching.leased, batching.barred, session.id
+        leased, barred = batching.leased, batching.barred
 
         def body(txn: Transaction) -> tuple[pb.Event, Executed] | MoreSteps:
-            executed = run_batch(txn, registry, changes, leased, barred, session_id)
+            executed = run_batch(txn, registry, changes, leased, barred)
             if isinstance(executed, MoreSteps):
                 return executed
             event = answer(seq, _BATCH, executed.reply)

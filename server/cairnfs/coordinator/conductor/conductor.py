@@ -38,6 +38,7 @@ from cairnfs.coordinator.conductor.mutations import Mutations
 from cairnfs.coordinator.conductor.opens import Opens
 from cairnfs.coordinator.conductor.orphans import Orphans
 from cairnfs.coordinator.conductor.reads import Reads
+from cairnfs.coordinator.conductor.realms import Answered, Realms
 from cairnfs.coordinator.conductor.reservations import Reservations
 from cairnfs.coordinator.conductor.upgrades import Upgrades
 from cairnfs.coordinator.leases import NONE, READ, WRITE
@@ -85,6 +86,7 @@ class Conductor:
         self._locking = Locking(self.context)
         self._endings = Endings(self.context, self._locking, self.orphans)
         self._arrivals = Arrivals(self.context, self._locking, self._connections.__contains__, self._attach)
+        self.realms: Final = Realms(self.context)
         self._deferred: deque[tuple[Session, pb.Request]] = deque()
         self._handlers: Final[dict[str, Handler]] = {
             "release": self._release,
@@ -99,12 +101,14 @@ class Conductor:
 
     def start(self) -> Effects:
         """Expect the sessions of the coordinator before this one. Call once, first."""
+        self.realms.refresh()
         known = self.context.read(session_records.known_sessions)
         self.context.sessions.begin_recovery(known, self._now_s())
         if self.context.sessions.recovering:
             log.info("recovery_began", sessions=len(known))
         else:
             self.orphans.find_all()
+            self.realms.resume()
         return self.context.take_effects()
 
     def connect(self, connection: int, hello: pb.Hello) -> Effects:
@@ -153,6 +157,7 @@ class Conductor:
             self._endings.fence(session, "nothing was heard for the lease time")
         self._endings.retry()
         self.orphans.retry()
+        self.realms.tick()
         for session in context.sessions.all():
             self._purge(session, at_least=1)
         if context.sessions.recovery_is_over(now_s):
@@ -184,6 +189,11 @@ class Conductor:
         """Take in orphans that others recorded, and reap those that nobody has open."""
         if not self.context.sessions.recovering:
             self.orphans.find_all()
+        return self.context.take_effects()
+
+    def set_policy(self, request: pb.SetPolicyRequest, answered: Answered) -> Effects:
+        """An operator sets the policy of a directory; `answered` gets the reply, now or later."""
+        self.realms.set_policy(request, answered)
         return self.context.take_effects()
 
     def session_infos(self) -> list[pb.SessionInfo]:
@@ -345,6 +355,7 @@ class Conductor:
             if session.in_flight.pop(request.seq, None) is not None and session.alive:
                 self._request(session, request)
         self.orphans.find_all()
+        self.realms.resume()
 
     # ------------------------------------------------------------------ housekeeping
 

@@ -12,8 +12,10 @@ from cairnfs.coordinator import keys
 from cairnfs.coordinator.contentions import Contentions
 from cairnfs.coordinator.leases import NONE, READ, WRITE, LeaseTable
 from cairnfs.coordinator.locks import LockTable
+from cairnfs.coordinator.namespace import tree
 from cairnfs.coordinator.namespace.operation import OperationSpec, Touch
 from cairnfs.coordinator.recalls import RecallBook, Waiter
+from cairnfs.coordinator.records import Inode
 from cairnfs.coordinator.sessions import Session, SessionTable
 from cairnfs.engine.interface import EngineError, Operation, Outcome
 from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
@@ -88,10 +90,18 @@ class Context:
         self.locks: Final = LockTable()
         self.effects = Effects()
         self.low_space = False
+        self.exclusive_realms: set[int] = set()  # where nobody gets a WRITE lease (conductor/realms.py)
 
     def exists(self, ino: int) -> bool:
         """Whether the inode has been made and not been reaped, as of the last commit."""
         return self.read(lambda txn: txn.get(keys.inode(ino))) is not None
+
+    def may_write(self, ino: int) -> bool:
+        """Whether a WRITE lease on this inode may be granted."""
+        if not self.exclusive_realms:
+            return True
+        inode: Inode | None = self.read(lambda txn: tree.find_inode(txn, ino))
+        return inode is None or inode.realm not in self.exclusive_realms
 
     # ------------------------------------------------------------------ effects
 

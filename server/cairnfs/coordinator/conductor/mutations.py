@@ -45,6 +45,7 @@ class Mutation(Pending):
         "session",
         "spec",
         "stepped",
+        "waited",
     )
 
     def __init__(
@@ -60,6 +61,7 @@ class Mutation(Pending):
         self.env = env
         self.attempts = 0
         self.stepped = False
+        self.waited = False  # for room in a realm
         self.delayed = False  # between commit and reply others may have changed the same
         self.event: pb.Event | None = None  # the answer, once it is durable
         self.error: Exception | None = None
@@ -114,7 +116,7 @@ class Mutations:
 
     def start(self, session: Session, seq: int, caller: pb.Caller, spec: OperationSpec, op: Any) -> None:
         """Begin a request that was not executed before."""
-        env = Env(caller, self._context.clock.wall_ns(), session_id=session.id)
+        env = Env(caller, self._context.clock.wall_ns())
         mutation = Mutation(self, session, seq, spec, op, env)
         session.in_flight[seq] = mutation
         self._begin(mutation)
@@ -177,6 +179,9 @@ class Mutations:
             mutation.op = outcome.value.request
             mutation.env.now_ns = context.clock.wall_ns()
             self.submit(mutation)
+            return
+        if _is_quota(error) and not mutation.waited and self._orphans.await_reaping(mutation):
+            mutation.waited = True  # what was removed a moment ago may make room
             return
         context.leases.remove_pending(mutation)
         if isinstance(error, FootprintChanged) and mutation.session.alive:
@@ -255,8 +260,12 @@ class Mutations:
         op, session_id = mutation.original, mutation.session_id
         self._grants.learned(session_id, ((ino, touch.names) for ino, touch in mutation.touches.items()))
         self._grants.grant(session_id, op, reply, mutation.spec.result)
+        if self._context.exclusive_realms and mutation.spec.name == "rename":
+            self._recall_own(mutation)
         wanted = mutation.spec.name == "mkdir" or (mutation.spec.name == "mknod" and op.open)
         if not wanted or reply.entry.attr.ino != mutation.env.new_ino:
+            return
+        if not self._context.may_write(mutation.env.new_ino):
             return
         ino = mutation.env.new_ino
         leases = self._context.leases
@@ -265,6 +274,13 @@ class Mutations:
                 change.granted_meanwhile(session_id, ino)
             self._context.grant_write(session_id, ino)
             reply.entry.lease = pb.LEASE_KIND_WRITE
+
+    def _recall_own(self, mutation: Mutation) -> None:
+        """What has moved into a realm with a limit is not to be written from memory any more."""
+        leases = self._context.leases
+        for ino in mutation.touches:
+            if leases.writer(ino) == mutation.session_id and not self._context.may_write(ino):
+                self._context.recall(None, mutation.session_id, pb.RecallItem(ino=ino))
 
     def replay(
         self, session: Session, seq: int, caller: pb.Caller, name: str, op: Any, record: bytes
@@ -333,6 +349,10 @@ class Mutations:
 
 def _outcome_for(flow: Mutations, mutation: Mutation) -> Callable[[Outcome], None]:
     return lambda outcome: flow.committed(mutation, outcome)
+
+
+def _is_quota(error: Exception | None) -> bool:
+    return isinstance(error, CairnError) and error.code == common.ERROR_CODE_QUOTA
 
 
 def _keys_of(touches: dict[int, Touch]) -> tuple[list[bytes], list[bytes]]:

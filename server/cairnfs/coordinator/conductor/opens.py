@@ -76,8 +76,10 @@ class Opens:
     def _for_writing(self, opening: Opening, value: Any) -> None:
         context, ino, session_id = self._context, opening.op.ino, opening.session_id
         readers = [holder for holder in context.leases.readers(ino) if holder != session_id]
-        if context.leases.written_elsewhere(session_id, ino) or (
-            readers and opening.rounds >= OPEN_RECALL_ROUNDS_MAX
+        if (
+            context.leases.written_elsewhere(session_id, ino)
+            or not context.may_write(ino)
+            or (readers and opening.rounds >= OPEN_RECALL_ROUNDS_MAX)
         ):
             context.leases.note_open(session_id, ino, write=True)
             self._reply(opening, value, NONE, shared=True)

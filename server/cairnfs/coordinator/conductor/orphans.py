@@ -7,6 +7,7 @@ from cairnfs.coordinator.conductor.context import Context
 from cairnfs.coordinator.leases import Pending
 from cairnfs.coordinator.namespace.operation import Touch
 from cairnfs.coordinator.namespace.reap import list_orphans, reap_step
+from cairnfs.coordinator.recalls import Waiter, wake
 from cairnfs.coordinator.sessions import Session
 from cairnfs.engine.interface import EngineBroken, Operation, Outcome
 from cairnfs.rpc.v1 import metadata_pb2 as pb
@@ -38,6 +39,7 @@ class Orphans:
         self._known: set[int] = set()
         self._reaping: set[int] = set()
         self._failed: set[int] = set()
+        self._awaited: list[tuple[set[int], Waiter]] = []
 
     def __len__(self) -> int:
         return len(self._known)
@@ -72,6 +74,14 @@ class Orphans:
         if ino in self._known:
             self._context.leases.drop(session_id, ino)
             self.check(ino)
+
+    def await_reaping(self, waiter: Waiter) -> bool:
+        """Let `waiter` go on when all that is being reaped now is; false when nothing is."""
+        if not self._reaping:
+            return False
+        waiter.waits += 1
+        self._awaited.append((set(self._reaping), waiter))
+        return True
 
     def check(self, ino: int) -> None:
         """Reap `ino` if it is an orphan that nobody has open. Lease holders are asked first."""
@@ -121,3 +131,11 @@ class Orphans:
     def _end(self, reaping: Reaping) -> None:
         self._reaping.discard(reaping.ino)
         self._context.leases.remove_pending(reaping)
+        over: list[Waiter] = []
+        for inos, waiter in self._awaited:
+            inos.discard(reaping.ino)
+            if not inos:
+                over.append(waiter)
+        if over:
+            self._awaited = [(inos, waiter) for inos, waiter in self._awaited if inos]
+            wake(over)

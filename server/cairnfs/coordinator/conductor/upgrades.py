@@ -75,7 +75,7 @@ class Upgrades:
             context.fail(session, upgrading.seq, error, _NAME)
             return
         held_elsewhere = any(holder != session.id for holder in leases.holders(directory))
-        if attr is None or held_elsewhere or self._is_taken(upgrading):
+        if attr is None or held_elsewhere or self._is_taken(upgrading) or not context.may_write(directory):
             self._reply(upgrading, pb.UpgradeReply())
             return
         context.grant_write(session.id, directory)
@@ -101,6 +101,7 @@ class Upgrades:
             and not leases.open_elsewhere(session_id, ino)
             and not self._context.recalls.wanted(session_id, ino)
             and not leases.changing_elsewhere(session_id, ino)
+            and self._context.may_write(ino)
         )
 
     def _reply(self, upgrading: Upgrading, reply: pb.UpgradeReply) -> None:

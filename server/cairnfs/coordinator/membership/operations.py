@@ -7,7 +7,7 @@ from cairnfs.base import limits
 from cairnfs.base.errors import CairnError
 from cairnfs.coordinator import chunk_table
 from cairnfs.coordinator.membership.manager import NodeManager
-from cairnfs.coordinator.namespace import usage
+from cairnfs.coordinator.namespace import tree, usage
 from cairnfs.coordinator.namespace.operation import Env, OperationSpec
 from cairnfs.coordinator.placement.placer import Placer
 from cairnfs.coordinator.records import ChunkState
@@ -30,8 +30,8 @@ def membership_operations(manager: NodeManager, placer: Placer, upkeep: Upkeep) 
             ]
         )
 
-    def statfs(txn: ReadTransaction, _request: pb.StatFs, _env: Env) -> pb.StatFsReply:
-        return space_reply(txn, manager)
+    def statfs(txn: ReadTransaction, request: pb.StatFs, _env: Env) -> pb.StatFsReply:
+        return space_reply(txn, manager, request.ino or limits.ROOT_INO)
 
     def report_replica(_txn: ReadTransaction, request: pb.ReportReplica, _env: Env) -> None:
         _check_chunk_id(request.chunk_id)
@@ -44,16 +44,24 @@ def membership_operations(manager: NodeManager, placer: Placer, upkeep: Upkeep) 
     ]
 
 
-def space_reply(txn: ReadTransaction, manager: NodeManager) -> pb.StatFsReply:
-    """Room and inodes as users see them, after replication."""
+def space_reply(txn: ReadTransaction, manager: NodeManager, ino: int = limits.ROOT_INO) -> pb.StatFsReply:
+    """Room and inodes as users of `ino` see them, after replication and as limits of its realms allow."""
     total, free = manager.space()
     inodes = usage.read(txn).inodes
-    return pb.StatFsReply(
+    reply = pb.StatFsReply(
         total_bytes=total,
         free_bytes=free,
         inodes_used=inodes,
         inodes_free=max(0, limits.INODES_MAX - inodes),
     )
+    inode = tree.find_inode(txn, ino)
+    if inode is not None:
+        space, room = usage.tightest(txn, inode.realm)
+        if space is not None and space.limit < total:
+            reply.total_bytes, reply.free_bytes = space.limit, min(free, space.left)
+        if room is not None:
+            reply.inodes_used, reply.inodes_free = room.limit - room.left, room.left
+    return reply
 
 
 def _plan_chunk(

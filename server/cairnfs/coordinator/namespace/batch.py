@@ -39,7 +39,6 @@ class Change:
     now_ns: int
     new_ino: int
     inos: tuple[int, ...]
-    reserved_realm: int = 0
 
 
 @dataclass(slots=True)
@@ -70,9 +69,7 @@ def changes_of(batch: pb.Batch) -> list[Change]:
             op.exclusive = True  # the session knew that the name was free
         named = [getattr(op, field_name) for field_name in _NAMED[name]]
         inos = (*named, *entry.touches)
-        changes.append(
-            Change(name, op, entry.caller, entry.now_ns, entry.new_ino, inos, entry.reserved_realm)
-        )
+        changes.append(Change(name, op, entry.caller, entry.now_ns, entry.new_ino, inos))
     return changes
 
 
@@ -100,7 +97,6 @@ def run_batch(
     changes: Sequence[Change],
     leased: Collection[int],
     barred: Collection[int],
-    session_id: str = "",
 ) -> Executed | MoreSteps:
     """Run `changes` until all are made or `txn` is full.
 
@@ -121,9 +117,7 @@ def run_batch(
                 change.now_ns,
                 covered,
                 change.new_ino,
-                session_id,
                 forced=True,
-                reserved_realm=change.reserved_realm,
             )
             spec = registry[change.name]
             value = (spec.apply or spec.run)(inner, change.op, env)

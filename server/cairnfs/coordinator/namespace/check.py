@@ -14,8 +14,8 @@ from typing import Final, NamedTuple
 
 from cairnfs.base.limits import FSCK_MENDS_MAX, FSCK_PROBLEMS_MAX, ROOT_INO
 from cairnfs.coordinator import chunk_table, keys
-from cairnfs.coordinator.namespace import mends, tree, usage
-from cairnfs.coordinator.records import ChunkRecord, Dentry, Inode, decode_slices
+from cairnfs.coordinator.namespace import mends, policy, tree, usage
+from cairnfs.coordinator.records import ChunkRecord, Dentry, Inode, Realm, RealmState, decode_slices
 from cairnfs.engine.interface import ReadTransaction
 from cairnfs.rpc.v1 import metadata_pb2 as pb
 
@@ -27,6 +27,7 @@ class _Seen(NamedTuple):
     nlink: int
     change: int
     allocated_bytes: int
+    realm: int
 
 
 _DIRECTORY: Final = stat.S_IFDIR >> 12
@@ -52,6 +53,7 @@ class Checker:
         self._homes: dict[int, tuple[int, bytes]] = {}  # directory -> where its first name is
         self._unknown_lengths: dict[bytes, int] = {}
         self._usage = usage.Usage(0, 0)
+        self._realms: dict[int, Realm] = {}
         self._after = b""
         self._after_ino = 0
         self._suspect_inodes: Iterator[int] = iter(())
@@ -98,6 +100,7 @@ class Checker:
     def _walk_chunks(self, txn: ReadTransaction, limit: int) -> bool:
         if not self._after:
             self._usage = usage.read(txn)
+            self._realms = dict(policy.scan(txn))
         found = chunk_table.scan_chunks(txn, self._after, limit)
         for chunk_id, record in found:
             self._after = chunk_id
@@ -128,7 +131,9 @@ class Checker:
             count += 1
             ino = self._after_ino = keys.inode_of(key)
             inode = Inode.decode(value)
-            self._inodes[ino] = _Seen(inode.mode >> 12, inode.nlink, inode.change, inode.allocated_bytes)
+            self._inodes[ino] = _Seen(
+                inode.mode >> 12, inode.nlink, inode.change, inode.allocated_bytes, inode.realm
+            )
             self.report.inodes += 1
             self.report.directories += tree.is_directory(inode)
             if inode.xattrs and sum(1 for _ in txn.scan(*keys.xattr_range(ino))) != inode.xattrs:
@@ -167,8 +172,20 @@ class Checker:
                 text = f"{where} is a second name of directory {entry.ino}"
                 second = mends.remove_second_name(directory, first[1], name)
                 self._problem("wrong_links", text, second, directory, entry.ino)
+        if inode is not None and (inode.realm != ROOT_INO or len(self._realms) > 1):
+            self._check_realm(txn, where, directory, entry.ino, inode)
         if directory not in self._inodes and tree.find_inode(txn, directory) is None:
             self._problem("dangling", f"{where}, which does not exist", removal)
+
+    def _check_realm(self, txn: ReadTransaction, where: str, directory: int, ino: int, inode: Inode) -> None:
+        """An inode belongs to the realm of its directory; of several, to that of one of them."""
+        parent = tree.find_inode(txn, directory)
+        if parent is None or inode.realm in (parent.realm, ino) or (inode.nlink > 1 and not inode.parent):
+            return
+        realms = [usage.find_realm(txn, realm) for realm in (inode.realm, parent.realm)]
+        if all(realm is None or realm.state == RealmState.ACTIVE for realm in realms):
+            wrong = f"inode {ino} belongs to realm {inode.realm} instead of realm {parent.realm}"
+            self._problem("wrong_usage", f"{where}: {wrong}")
 
     def _walk_extents(self, txn: ReadTransaction, limit: int) -> bool:
         count = 0
@@ -287,4 +304,22 @@ class Checker:
         if now == self._usage != counted:
             text = f"usage counts {now}, there are {counted}"
             self._problem("wrong_usage", text, mends.set_usage(now, counted), doubtful=True)
+        realms = dict(policy.scan(txn))
+        if len(realms) > 1 and realms == self._realms:
+            self._judge_realms(realms)
         return True
+
+    def _judge_realms(self, realms: dict[int, Realm]) -> None:
+        held = dict.fromkeys(realms, usage.NOTHING)
+        for ino, seen in self._inodes.items():
+            realm = seen.realm
+            if realm not in realms:
+                self._problem("wrong_usage", f"inode {ino} belongs to the missing realm {realm}")
+            while realm in realms:
+                inodes, allocated_bytes = held[realm]
+                held[realm] = usage.Usage(inodes + 1, allocated_bytes + self._allocated.get(ino, 0))
+                realm = realms[realm].parent
+        for ino, found in realms.items():
+            counted = usage.Usage(found.used_inodes, found.used_bytes)
+            if ino != ROOT_INO and counted != held[ino]:
+                self._problem("wrong_usage", f"realm {ino} counts {counted}, there are {held[ino]}")

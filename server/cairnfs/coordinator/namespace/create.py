@@ -7,7 +7,7 @@ from cairnfs.base.errors import CairnError
 from cairnfs.coordinator import keys
 from cairnfs.coordinator.namespace import acl, tree, usage
 from cairnfs.coordinator.namespace.operation import Env, Footprint, Touch
-from cairnfs.coordinator.records import Dentry, Inode, Reservation
+from cairnfs.coordinator.records import Dentry, Inode
 from cairnfs.engine.interface import Transaction
 from cairnfs.rpc.v1 import common_pb2, metadata_pb2 as pb
 
@@ -69,10 +69,7 @@ def create_inode(
     txn.put(keys.dentry(parent, name), Dentry(env.new_ino, mode >> 12).encode())
     for xattr_name, value in xattrs.items():
         txn.put(keys.xattr(env.new_ino, xattr_name), value)
-    paid = usage.NOTHING
-    if env.reserved_realm:
-        paid = usage.draw(txn, env.session_id, env.reserved_realm, Reservation(1, 0))
-    usage.change(txn, directory.realm, inodes=1, forced=env.forced, paid=paid)
+    usage.change(txn, directory.realm, inodes=1, forced=env.forced)
     return Made(inode, directory)
 
 

@@ -55,9 +55,7 @@ class Env:
     now_ns: int
     footprint: Cover = field(default_factory=Footprint)
     new_ino: int = 0  # an unused inode number, when the operation may create one
-    session_id: str = ""  # whose request it is
     forced: bool = False  # it has been reported done, so no limit may stop it
-    reserved_realm: int = 0  # where the session has reserved the inode that it makes; 0: nowhere
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,38 +1,12 @@
 """Which realm an inode belongs to, and what its policy says (docs/internals/realms.md)."""
 
-from typing import NamedTuple
-
 from cairnfs.base.errors import CairnError
 from cairnfs.coordinator import keys
 from cairnfs.coordinator.namespace import tree, usage
 from cairnfs.coordinator.namespace.operation import Env
-from cairnfs.coordinator.records import RETENTION_UNSET, Inode, RealmState
+from cairnfs.coordinator.records import Inode, RealmState
 from cairnfs.engine.interface import ReadTransaction, Transaction
 from cairnfs.rpc.v1 import common_pb2 as pb
-
-
-class Policy(NamedTuple):
-    """What holds in a realm, with what it leaves to those that enclose it.
-
-    `replicas` of 0 is the cluster's own number; `trash` is the directory that takes what is removed, and 0
-    when nothing is kept.
-    """
-
-    replicas: int
-    trash: int
-    trash_retention_s: int
-
-
-def effective(txn: ReadTransaction, realm: int) -> Policy:
-    """The policy of `realm`. Raises CairnError IO."""
-    replicas, trash, retention_s = 0, 0, RETENTION_UNSET
-    for _, found in usage.chain(txn, realm):
-        replicas = replicas or found.replicas
-        if retention_s == RETENTION_UNSET:
-            retention_s, trash = found.trash_retention_s, found.trash
-    if retention_s in (0, RETENTION_UNSET):
-        return Policy(replicas, 0, 0)
-    return Policy(replicas, trash, retention_s)
 
 
 def check_removable(ino: int, inode: Inode) -> None:

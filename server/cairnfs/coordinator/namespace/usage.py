@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from cairnfs.base.errors import CairnError
 from cairnfs.base.limits import ROOT_INO
 from cairnfs.coordinator import keys
-from cairnfs.coordinator.records import Realm, RealmState, Reservation
+from cairnfs.coordinator.records import Realm, RealmState
 from cairnfs.engine.interface import ReadTransaction, Transaction
 from cairnfs.rpc.v1 import common_pb2 as pb
 
@@ -64,17 +64,15 @@ def change(
     inodes: int = 0,
     allocated_bytes: int = 0,
     forced: bool = False,
-    paid: Usage = NOTHING,
 ) -> None:
     """Add to (or, negative, take from) what is in use in `realm`, as inode records have it.
 
-    Raises CairnError QUOTA when that is more than a limit allows, unless it is `forced`, or `paid` for by
-    reservations that the caller has drawn from the same realm.
+    Raises CairnError QUOTA when that is more than a limit allows, unless it is `forced`.
     """
     if inodes == 0 and allocated_bytes == 0:
         return
-    grows_inodes = not forced and inodes > paid.inodes
-    grows_bytes = not forced and allocated_bytes > paid.allocated_bytes
+    grows_inodes = not forced and inodes > 0
+    grows_bytes = not forced and allocated_bytes > 0
     for ino, found in chain(txn, realm):
         changed = found._replace(
             used_inodes=found.used_inodes + inodes, used_bytes=found.used_bytes + allocated_bytes
@@ -112,49 +110,30 @@ def move(txn: Transaction, source: int, target: int, moved: Usage, *, forced: bo
 def _check(ino: int, realm: Realm, *, inodes: bool, space: bool) -> None:
     if realm.state != RealmState.ACTIVE:
         return
-    if inodes and 0 < realm.inodes_limit < realm.used_inodes + realm.reserved_inodes:
+    if inodes and 0 < realm.inodes_limit < realm.used_inodes:
         raise CairnError(pb.ERROR_CODE_QUOTA, f"realm {ino} is limited to {realm.inodes_limit} inodes")
-    if space and 0 < realm.space_limit_bytes < realm.used_bytes + realm.reserved_bytes:
+    if space and 0 < realm.space_limit_bytes < realm.used_bytes:
         raise CairnError(pb.ERROR_CODE_QUOTA, f"realm {ino} is limited to {realm.space_limit_bytes} bytes")
 
 
-# ------------------------------------------------------------------ reservations
+class Room(NamedTuple):
+    """What a limit allows and leaves."""
+
+    limit: int
+    left: int
 
 
-def reserve(txn: Transaction, session_id: str, realm: int, wanted: Reservation) -> None:
-    """Reserve for the session, whatever the limits say. Raises CairnError IO."""
-    key = keys.reservation(session_id, realm)
-    held = _held(txn, key)
-    _count_reserved(txn, realm, wanted.inodes, wanted.space_bytes)
-    txn.put(key, Reservation(held.inodes + wanted.inodes, held.space_bytes + wanted.space_bytes).encode())
-
-
-def draw(txn: Transaction, session_id: str, realm: int, wanted: Reservation) -> Usage:
-    """Take from what the session has reserved, as far as there is that much; returns what was taken."""
-    key = keys.reservation(session_id, realm)
-    held = _held(txn, key)
-    inodes, space_bytes = min(held.inodes, wanted.inodes), min(held.space_bytes, wanted.space_bytes)
-    if inodes == 0 and space_bytes == 0:
-        return NOTHING
-    _count_reserved(txn, realm, -inodes, -space_bytes)
-    left = Reservation(held.inodes - inodes, held.space_bytes - space_bytes)
-    if any(left):
-        txn.put(key, left.encode())
-    else:
-        txn.delete(key)
-    return Usage(inodes, space_bytes)
-
-
-def _held(txn: ReadTransaction, key: bytes) -> Reservation:
-    value = txn.get(key)
-    return Reservation(0, 0) if value is None else Reservation.decode(value)
-
-
-def _count_reserved(txn: Transaction, realm: int, inodes: int, space_bytes: int) -> None:
-    if find_realm(txn, realm) is None:
-        return  # its policy was removed, and what was reserved in it with that
-    for ino, found in chain(txn, realm):
-        changed = found._replace(
-            reserved_inodes=found.reserved_inodes + inodes, reserved_bytes=found.reserved_bytes + space_bytes
-        )
-        save_realm(txn, ino, changed)
+def tightest(txn: ReadTransaction, realm: int) -> tuple[Room | None, Room | None]:
+    """Of the limits on bytes and on inodes that hold in `realm`, those that leave the least."""
+    space: Room | None = None
+    inodes: Room | None = None
+    for _, found in chain(txn, realm):
+        if found.state != RealmState.ACTIVE:
+            continue
+        if found.space_limit_bytes:
+            room = Room(found.space_limit_bytes, max(0, found.space_limit_bytes - found.used_bytes))
+            space = room if space is None or room.left < space.left else space
+        if found.inodes_limit:
+            room = Room(found.inodes_limit, max(0, found.inodes_limit - found.used_inodes))
+            inodes = room if inodes is None or room.left < inodes.left else inodes
+    return space, inodes

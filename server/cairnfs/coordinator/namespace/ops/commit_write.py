@@ -6,7 +6,7 @@ from cairnfs.coordinator.namespace import tree, usage
 from cairnfs.coordinator.namespace.extents import ExtentEditor
 from cairnfs.coordinator.namespace.operation import Env, Footprint, MoreSteps, OperationSpec, Touch
 from cairnfs.coordinator.namespace.slices import ChunkLengths, from_message, holders_of, to_message
-from cairnfs.coordinator.records import BlockSlice, Inode, Reservation
+from cairnfs.coordinator.records import BlockSlice, Inode
 from cairnfs.engine.interface import ReadTransaction, Transaction
 from cairnfs.rpc.v1 import common_pb2, metadata_pb2 as pb
 
@@ -36,14 +36,13 @@ def run(txn: Transaction, op: pb.CommitWrite, env: Env) -> pb.CommitWriteReply |
     editor = ExtentEditor(txn, op.ino)
     size, rest = _lay(editor, slices, inode.size)
     editor.finish(env.now_ns, holders_of(op.chunks))
-    remaining = _remaining(op, rest) if rest else None
-    _charge(txn, op, remaining, inode.realm, env, editor.allocated_delta)
+    usage.change(txn, inode.realm, allocated_bytes=editor.allocated_delta, forced=env.forced)
     if not rest:
         size = max(size, op.size)
     inode = _committed(inode, op, env, size, editor.allocated_delta)
     tree.save(txn, op.ino, inode)
-    if remaining is not None:
-        return MoreSteps(remaining)
+    if rest:
+        return MoreSteps(_remaining(op, rest))
     return pb.CommitWriteReply(attr=inode.to_attr(op.ino), most_slices=editor.most_slices)
 
 
@@ -81,22 +80,6 @@ def _row(slices: list[tuple[int, BlockSlice]], index: int) -> list[BlockSlice]:
     return row
 
 
-def _charge(
-    txn: Transaction, op: pb.CommitWrite, remaining: pb.CommitWrite | None, realm: int, env: Env, delta: int
-) -> None:
-    """Count what the file has become larger by; it may have been paid for with more than that.
-
-    A step that is made again, after a crash, draws twice: then the rest of the reservation pays.
-    """
-    paid = usage.NOTHING
-    drawn = op.reserved_bytes - (remaining.reserved_bytes if remaining is not None else 0)
-    if drawn:
-        paid = usage.draw(txn, env.session_id, op.reserved_realm, Reservation(0, drawn))
-        if op.reserved_realm != realm:
-            paid = usage.NOTHING
-    usage.change(txn, realm, allocated_bytes=delta, forced=env.forced, paid=paid)
-
-
 def _committed(inode: Inode, op: pb.CommitWrite, env: Env, size: int, allocated_delta: int) -> Inode:
     return inode._replace(
         size=size,
@@ -113,7 +96,6 @@ def _remaining(op: pb.CommitWrite, rest: list[tuple[int, BlockSlice]]) -> pb.Com
     remaining.ClearField("if_size")
     del remaining.slices[:]
     remaining.slices.extend(to_message(block, one) for block, one in rest)
-    remaining.reserved_bytes = min(op.reserved_bytes, sum(one.length for _, one in rest))
     return remaining
 
 

@@ -1,0 +1,310 @@
+"""Policies of directories: set by operators, spread over what is in them, and kept where leases are granted.
+
+In a realm with a limit nobody holds a WRITE lease, so every change is a request that can fail in time.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from cairnfs.base.errors import CairnError
+from cairnfs.base.limits import FOOTPRINT_RETRIES_MAX, ROOT_INO
+from cairnfs.base.logs import get_logger
+from cairnfs.coordinator import keys
+from cairnfs.coordinator.conductor.context import Context
+from cairnfs.coordinator.leases import READ, Pending
+from cairnfs.coordinator.namespace import policy, retag, tree, usage
+from cairnfs.coordinator.namespace.operation import Env, Footprint, FootprintChanged, Touch
+from cairnfs.coordinator.recalls import Waiter
+from cairnfs.coordinator.records import RealmState
+from cairnfs.engine.interface import EngineBroken, Operation, Outcome, ReadTransaction, Transaction
+from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
+
+log = get_logger(__name__)
+
+_NOBODY: Final = pb.Caller()
+
+Answered = Callable[[pb.SetPolicyReply], None]
+Done = Callable[[Any, Exception | None], None]
+
+
+class Chore(Pending):
+    """A change that belongs to no session, from its footprint to its commit."""
+
+    __slots__ = ("apply", "attempts", "done", "flow", "footprint", "plan")
+
+    def __init__(
+        self,
+        flow: "Realms",
+        plan: Callable[[ReadTransaction], Footprint],
+        apply: Callable[[Transaction, Env], Any],
+        done: Done,
+    ) -> None:
+        super().__init__("")
+        self.flow = flow
+        self.plan = plan
+        self.apply = apply
+        self.done = done
+        self.attempts = 0
+        self.footprint = Footprint()
+
+    def proceed(self) -> None:
+        """Nobody believes what is to change any more."""
+        self.flow.submit(self)
+
+
+class _Setting(Waiter):
+    """A change of a policy, until its directory is found and nobody has unsent changes there."""
+
+    __slots__ = ("answered", "flow", "ino", "request", "stamp")
+
+    def __init__(self, flow: "Realms", request: pb.SetPolicyRequest, answered: Answered, stamp: int) -> None:
+        super().__init__()
+        self.flow = flow
+        self.request = request
+        self.answered = answered
+        self.stamp = stamp  # WRITE leases granted later cover changes that need not be seen
+        self.ino = 0
+
+    def proceed(self) -> None:
+        """What was unsent has been flushed."""
+        self.flow.look(self)
+
+
+class Realms:
+    """Carries policies out."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._walking: set[int] = set()
+        self._waiting: set[int] = set()  # realms to be forgotten when nothing belongs to them any more
+        self._coming: set[int] = set()  # directories that get a limit in a moment
+
+    # ------------------------------------------------------------------ from time to time
+
+    def refresh(self) -> None:
+        """Find out where no WRITE lease may be granted."""
+        self._context.exclusive_realms = self._context.read(self._exclusive)
+
+    def _exclusive(self, txn: ReadTransaction) -> set[int]:
+        found = policy.exclusive(txn)
+        for ino, _ in policy.scan(txn) if self._coming else ():
+            if any(above in self._coming for above, _ in usage.chain(txn, ino)):
+                found.add(ino)
+        return found
+
+    def resume(self) -> None:
+        """After the start: go on with what an earlier coordinator began."""
+        for ino, realm in self._context.read(policy.scan):
+            if realm.state != RealmState.ACTIVE:
+                self._walk(ino)
+
+    def tick(self) -> None:
+        """Look again whether realms without a policy are empty by now."""
+        waiting, self._waiting = self._waiting, set()
+        for ino in sorted(waiting):
+            self._walk(ino)
+
+    # ------------------------------------------------------------------ what operators ask
+
+    def list_all(self, path: str) -> pb.ListRealmsReply:
+        """The realm of a path, or every realm when it is empty. Raises CairnError."""
+
+        def look(txn: ReadTransaction) -> pb.ListRealmsReply:
+            found = policy.scan(txn)
+            if path:
+                inode = tree.load(txn, _walk_path(txn, path)[-1])
+                found = [(inode.realm, usage.load_realm(txn, inode.realm))]
+            return pb.ListRealmsReply(realms=[policy.report(txn, ino, realm) for ino, realm in found])
+
+        reply: pb.ListRealmsReply = self._context.read(look)
+        return reply
+
+    def set_policy(self, request: pb.SetPolicyRequest, answered: Answered) -> None:
+        """Change the policy of a directory and answer; what is in it may follow later."""
+        if self._context.sessions.recovering:
+            answered(_refused(CairnError(common.ERROR_CODE_UNAVAILABLE, "clients are still coming back")))
+            return
+        self.look(_Setting(self, request, answered, self._context.leases.stamp))
+
+    def look(self, setting: _Setting) -> None:
+        """Find the directory, and have others give up what they may change there in their memory."""
+        context, request = self._context, setting.request
+        leases = context.leases
+        try:
+            way = context.read(lambda txn: _walk_path(txn, request.path))
+        except Exception as error:  # noqa: BLE001 - one request must not disturb the others
+            way = context.read(lambda txn: _known_way(txn, request.path))
+            if not self._recall_way(setting, way):
+                self._end(setting, error)
+            return
+        if self._recall_way(setting, way[:-1]):
+            return
+        setting.ino = ino = way[-1]
+        if request.space_limit_bytes or request.inodes_limit:
+            self._coming.add(ino)
+            self.refresh()
+            inside = context.read(lambda txn: _inside(txn, ino, leases.writers()))
+            for written, holder in inside:
+                context.recall(setting, holder, pb.RecallItem(ino=written))
+            if setting.waits:
+                return
+        self._change(setting)
+
+    def _recall_way(self, setting: _Setting, way: list[int]) -> bool:
+        leases = self._context.leases
+        for ino in way:
+            writer = leases.writer(ino)
+            if writer is not None and leases.write_stamp(ino) <= setting.stamp:
+                self._context.recall(setting, writer, pb.RecallItem(ino=ino, keep=READ))
+        return setting.waits > 0
+
+    def _change(self, setting: _Setting) -> None:
+        ino, request = setting.ino, setting.request
+
+        def done(_value: Any, error: Exception | None) -> None:
+            self._end(setting, error)
+            if error is None:
+                self._walk(ino)
+
+        self._begin(
+            Chore(
+                self,
+                lambda _txn: Footprint((Touch(ino),)),
+                lambda txn, env: policy.change(txn, request, ino, env.now_ns),
+                done,
+            )
+        )
+
+    def _end(self, setting: _Setting, error: Exception | None) -> None:
+        self._coming.discard(setting.ino)
+        self.refresh()
+        if error is not None:
+            setting.answered(_refused(error))
+            return
+        realm = self._context.read(lambda txn: _report(txn, setting.ino))
+        setting.answered(pb.SetPolicyReply(realm=realm))
+
+    # ------------------------------------------------------------------ spreading
+
+    def _walk(self, ino: int) -> None:
+        """Do all that is left to be done for the realm of this directory."""
+        if ino not in self._walking and self._context.read(lambda txn: _is_unfinished(txn, ino)):
+            self._walking.add(ino)
+            self._next(ino)
+
+    def _next(self, ino: int) -> None:
+        self._begin(
+            Chore(
+                self,
+                lambda txn: retag.footprint(txn, ino),
+                lambda txn, env: (retag.is_walked(txn, ino), retag.step(txn, ino, env)),
+                lambda value, error: self._stepped(ino, value, error),
+            )
+        )
+
+    def _stepped(self, ino: int, value: Any, error: Exception | None) -> None:
+        if error is not None:
+            log.warning("realm_not_walked", realm=ino, reason=str(error))
+        was_walked, done = value if error is None else (True, False)
+        if not was_walked:
+            self._next(ino)
+            return
+        self._walking.discard(ino)
+        if done:
+            self.refresh()
+        else:
+            self._waiting.add(ino)
+
+    # ------------------------------------------------------------------ chores
+
+    def _begin(self, chore: Chore) -> None:
+        context = self._context
+        chore.attempts += 1
+        try:
+            chore.footprint = context.read(chore.plan)
+        except Exception as error:  # noqa: BLE001 - a bug here must not disturb clients
+            chore.done(None, error)
+            return
+        chore.touches = {touch.ino: touch for touch in chore.footprint.touches}
+        context.leases.add_pending(chore)
+        for touch in chore.touches.values():
+            for holder in context.leases.holders(touch.ino):
+                context.recall_touched(chore, holder, touch)
+        if not chore.waits:
+            self.submit(chore)
+
+    def submit(self, chore: Chore) -> None:
+        """Commit the change."""
+        env = Env(_NOBODY, self._context.clock.wall_ns(), chore.footprint)
+        locks = tuple(keys.inode(ino) for ino in chore.touches)
+        operation = Operation(lambda txn: chore.apply(txn, env), locks, prefetch=locks)
+        self._context.commit(operation, lambda outcome: self._committed(chore, outcome))
+
+    def _committed(self, chore: Chore, outcome: Outcome) -> None:
+        context, error = self._context, outcome.error
+        if isinstance(error, EngineBroken):
+            return
+        context.leases.remove_pending(chore)
+        for holder, ino in sorted(chore.provisional or ()):
+            context.recall_touched(None, holder, chore.touches[ino])
+        chore.provisional = None
+        if isinstance(error, FootprintChanged) and chore.attempts <= FOOTPRINT_RETRIES_MAX:
+            self._begin(chore)
+            return
+        chore.done(outcome.value, error)
+
+
+def _walk_path(txn: ReadTransaction, path: str) -> list[int]:
+    """The inodes on the way to a path, itself last. Raises CairnError."""
+    way = [ROOT_INO]
+    for name in _names(path):
+        tree.load_directory(txn, way[-1])
+        way.append(tree.require_entry(txn, way[-1], name).ino)
+    return way
+
+
+def _known_way(txn: ReadTransaction, path: str) -> list[int]:
+    """As far as there is something."""
+    way = [ROOT_INO]
+    for name in _names(path):
+        entry = tree.find_entry(txn, way[-1], name)
+        if entry is None:
+            break
+        way.append(entry.ino)
+    return way
+
+
+def _names(path: str) -> list[bytes]:
+    return [name for name in path.encode(errors="surrogateescape").split(b"/") if name]
+
+
+def _inside(txn: ReadTransaction, realm: int, writers: dict[int, str]) -> list[tuple[int, str]]:
+    """Those of `writers` (session by inode) that are in `realm` or in realms in it."""
+    within: dict[int, bool] = {}
+    found: list[tuple[int, str]] = []
+    for ino, session_id in writers.items():
+        inode = tree.find_inode(txn, ino)
+        if inode is None:
+            continue
+        if inode.realm not in within:
+            within[inode.realm] = any(above == realm for above, _ in usage.chain(txn, inode.realm))
+        if within[inode.realm]:
+            found.append((ino, session_id))
+    return found
+
+
+def _is_unfinished(txn: ReadTransaction, ino: int) -> bool:
+    realm = usage.find_realm(txn, ino)
+    return realm is not None and realm.state != RealmState.ACTIVE
+
+
+def _report(txn: ReadTransaction, ino: int) -> pb.RealmReport:
+    realm = usage.find_realm(txn, ino)
+    return policy.report(txn, ino, realm) if realm is not None else pb.RealmReport()
+
+
+def _refused(error: Exception) -> pb.SetPolicyReply:
+    if isinstance(error, CairnError):
+        return pb.SetPolicyReply(error=error.code, detail=error.detail)
+    log.error("policy_not_set", exc_info=error)
+    return pb.SetPolicyReply(error=common.ERROR_CODE_INTERNAL, detail=type(error).__name__)

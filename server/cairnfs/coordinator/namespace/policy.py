@@ -1,0 +1,93 @@
+"""What an operator sets for a directory, and how that is told (docs/internals/realms.md)."""
+
+from typing import Final
+
+from cairnfs.base.errors import CairnError
+from cairnfs.base.limits import ROOT_INO
+from cairnfs.coordinator import keys
+from cairnfs.coordinator.namespace import retag, tree, usage
+from cairnfs.coordinator.records import Dentry, Realm, RealmState
+from cairnfs.engine.interface import ReadTransaction, Transaction
+from cairnfs.rpc.v1 import common_pb2, metadata_pb2 as pb
+
+_STATES: Final = {
+    RealmState.ACTIVE: pb.REALM_STATE_ACTIVE,
+    RealmState.TAGGING: pb.REALM_STATE_TAGGING,
+    RealmState.REMOVING: pb.REALM_STATE_REMOVING,
+}
+_LIMIT_MAX: Final = (1 << 63) - 1
+_REPLICAS_MAX: Final = 255
+_NAMES_SEARCHED: Final = 10_000  # of a directory, for the name of one in it
+
+
+def change(txn: Transaction, request: pb.SetPolicyRequest, ino: int, now_ns: int) -> None:
+    """Carry `request` out for directory `ino`. Raises CairnError INVALID and what `retag` does."""
+    if request.remove:
+        retag.remove_realm(txn, ino, now_ns)
+        return
+    if max(request.space_limit_bytes, request.inodes_limit) > _LIMIT_MAX or request.replicas > _REPLICAS_MAX:
+        raise CairnError(common_pb2.ERROR_CODE_INVALID, "a limit or number of replicas is too large")
+    realm = retag.make_realm(txn, ino, now_ns)
+    if request.HasField("space_limit_bytes"):
+        realm = realm._replace(space_limit_bytes=request.space_limit_bytes)
+    if request.HasField("inodes_limit"):
+        realm = realm._replace(inodes_limit=request.inodes_limit)
+    if request.HasField("replicas"):
+        realm = realm._replace(replicas=request.replicas)
+    usage.save_realm(txn, ino, realm)
+
+
+def scan(txn: ReadTransaction) -> list[tuple[int, Realm]]:
+    """Every realm, by the number of its directory."""
+    return [
+        (int.from_bytes(key[1:], "big"), Realm.decode(value)) for key, value in txn.scan(*keys.realm_range())
+    ]
+
+
+def exclusive(txn: ReadTransaction) -> set[int]:
+    """Realms in which nobody may change anything in its own memory: a limit holds, or soon will."""
+    realms = dict(scan(txn))
+    found: set[int] = set()
+    for ino in realms:
+        above = ino
+        while above:
+            realm = realms[above]
+            if realm.state != RealmState.ACTIVE or realm.space_limit_bytes or realm.inodes_limit:
+                found.add(ino)
+            above = realm.parent
+    return found
+
+
+def report(txn: ReadTransaction, ino: int, realm: Realm) -> pb.RealmReport:
+    """What is told of a realm."""
+    return pb.RealmReport(
+        realm=ino,
+        path=path_of(txn, ino),
+        parent=realm.parent,
+        state=_STATES[realm.state],
+        replicas=realm.replicas,
+        space_limit_bytes=realm.space_limit_bytes,
+        inodes_limit=realm.inodes_limit,
+        used_bytes=realm.used_bytes,
+        used_inodes=realm.used_inodes,
+        directories_left=sum(1 for _ in txn.scan(*keys.retag_range(ino))),
+    )
+
+
+def path_of(txn: ReadTransaction, ino: int) -> str:
+    """Where a directory is; names in very large directories are not looked for."""
+    names: list[str] = []
+    while ino != ROOT_INO:
+        inode = tree.find_inode(txn, ino)
+        if inode is None or not inode.parent:
+            return f"(removed) {ino}"
+        names.append(_name_in(txn, inode.parent, ino))
+        ino = inode.parent
+    return "/" + "/".join(reversed(names))
+
+
+def _name_in(txn: ReadTransaction, directory: int, ino: int) -> str:
+    for key, value in txn.scan(*keys.dentry_range(directory), limit=_NAMES_SEARCHED):
+        if Dentry.decode(value).ino == ino:
+            return keys.dentry_name(key).decode(errors="surrogateescape").encode(errors="replace").decode()
+    return f"(inode {ino})"

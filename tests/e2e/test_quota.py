@@ -1,0 +1,66 @@
+"""Quotas on a running cluster: EDQUOT at the call, df of a mounted directory, the command."""
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.shared import Pair, eventually, pair, run
+
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def mounts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    with pair(tmp_path_factory, "quota") as found:
+        yield found
+
+
+def failure_of(call: Callable[[], None]) -> int | None:
+    """The errno of what the call raises; None when it succeeds."""
+    try:
+        call()
+    except OSError as error:
+        return error.errno
+    return None
+
+
+def _write_until_refused(path: Path) -> None:
+    with path.open("wb", buffering=0) as file:
+        for _ in range(8):
+            file.write(os.urandom(MIB))
+
+
+def test_a_quota_holds_on_all_mounts_and_df_shows_it(mounts: Pair) -> None:
+    home = mounts.one.path / "team"
+    home.mkdir()
+    for number in range(3):
+        (home / f"early-{number}").write_bytes(b"x" * MIB)
+    source = f"{mounts.cluster.coordinator.address}:/team"
+    run("cairnfs", "quota", "set", str(home), "--space", "8M", "--inodes", "6")
+
+    def is_counted() -> bool:
+        shown = run("cairnfs", "quota", "get", source, "--json")
+        return '"state": "active"' in shown and '"used_inodes": 4' in shown
+
+    eventually(is_counted, "the count of what is in the directory")
+    assert failure_of(lambda: _write_until_refused(mounts.two.path / "team" / "large")) == errno.EDQUOT
+    (home / "sixth").touch()
+    assert failure_of((home / "seventh").touch) == errno.EDQUOT
+    mounted = mounts.cluster.mount(subdir="/team")
+    figures = os.statvfs(mounted.path)
+    assert figures.f_blocks * figures.f_frsize == 8 * MIB
+    assert figures.f_files == 6
+    assert figures.f_ffree == 0
+    mounted.unmount()
+    os.unlink(home / "large")
+    (home / "seventh").write_bytes(b"y" * MIB)
+    _move_in(mounts.one.path, home)
+    run("cairnfs", "quota", "remove", str(home))
+
+
+def _move_in(root: Path, home: Path) -> None:
+    (root / "tree").mkdir()
+    assert failure_of(lambda: os.rename(root / "tree", home / "tree")) == errno.EXDEV
