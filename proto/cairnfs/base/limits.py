@@ -297,7 +297,7 @@ assert 2 * (DUMP_FRAME_BYTES + VALUE_MAX_BYTES) < GRPC_MESSAGE_MAX_BYTES
 assert LEADERSHIP_RENEWALS * LEADERSHIP_PERCENT > 200  # one that fails leaves time for another
 assert PLAN_REUSE_S < NODE_SUSPECT_S  # a node that has gone is met by failover, as with a fresh plan
 assert LEASE_S < RECALL_MAX_S <= RPC_DEADLINE_S
-assert REPLIES_PURGED_AT_ONCE + 1 < TRANSACTION_MAX_KEYS
+assert REPLIES_PURGED_AT_ONCE + 2 < TRANSACTION_MAX_KEYS  # the session and its mark
 assert LEASES_RECALLED_AT_ONCE < LEASES_PER_SESSION_MAX
 assert DIRTY_AGE_MAX_S < LEASE_S
 assert JOURNAL_AGE_S < DIRTY_AGE_MAX_S / 2

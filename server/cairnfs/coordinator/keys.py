@@ -13,6 +13,7 @@ _ONE: Final = Struct(">cQ")
 _TWO: Final = Struct(">cQQ")
 _HEAD_BYTES: Final = _ONE.size
 _NUMBER_END: Final = 1 << 64
+_REPLY_TAIL_BYTES: Final = 1 + 8  # a zero byte and the number
 
 
 def _one(kind: bytes, number: int) -> bytes:
@@ -233,8 +234,18 @@ def session_range() -> Range:
 
 
 def session_id(key: bytes) -> str:
-    """The id in a key made by `session`."""
+    """The id in a key made by `session` or `ended_session`."""
     return key[1:].decode()
+
+
+def ended_session(session_id: str) -> bytes:
+    """Marks a session that has ended, and of whose replies some are still to be deleted."""
+    return b"z" + session_id.encode()
+
+
+def ended_session_range() -> Range:
+    """All sessions that have ended and left replies."""
+    return b"z", _next_kind(b"z")
 
 
 def reply(session_id: str, seq: int) -> bytes:
@@ -248,6 +259,16 @@ def reply_range(session_id: str, through_seq: int = _NUMBER_END - 1) -> Range:
     if through_seq + 1 < _NUMBER_END:
         return prefix + b"\0", reply(session_id, through_seq + 1)
     return prefix + b"\0", prefix + b"\1"
+
+
+def reply_session_id(key: bytes) -> str:
+    """The session in a key made by `reply`."""
+    return key[1:-_REPLY_TAIL_BYTES].decode()
+
+
+def all_replies(after: bytes = b"") -> Range:
+    """Replies of all sessions, behind the key `after`."""
+    return after + b"\0" if after else b"r", _next_kind(b"r")
 
 
 def counter(name: str) -> bytes:

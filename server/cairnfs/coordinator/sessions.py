@@ -1,7 +1,9 @@
 """Sessions: who they are, when they were last heard, what is under way, which replies are recorded.
 
 Durable is only that a session exists (`keys.session`), and the replies of its mutations (`keys.reply`) until
-they are acknowledged. Everything else is brought back by the clients after a restart.
+they are acknowledged. Everything else is brought back by the clients after a restart. A session that ends
+with many replies is marked (`keys.ended_session`) until the last one is deleted, so that every reply always
+belongs to one or the other.
 """
 
 from collections import deque
@@ -195,6 +197,11 @@ def known_sessions(txn: ReadTransaction) -> list[tuple[str, str]]:
     return found
 
 
+def ended_sessions(txn: ReadTransaction) -> list[str]:
+    """Ids of the sessions that have ended and left replies."""
+    return [keys.session_id(key) for key, _ in txn.scan(*keys.ended_session_range())]
+
+
 def recorded_seqs(txn: ReadTransaction, session_id: str) -> list[int]:
     """Numbers of the session's recorded replies, ascending."""
     return [int.from_bytes(key[-8:], "big") for key, _ in txn.scan(*keys.reply_range(session_id))]
@@ -207,17 +214,25 @@ def save(session: Session) -> Operation:
 
 
 def forget(session_id: str) -> Operation:
-    """End the session durably and delete its first records; the value tells whether more are left."""
-    key = keys.session(session_id)
+    """End the session durably and delete its first records; the value tells whether to run this again.
+
+    Commits keep their order, so no reply of this session is recorded behind this one.
+    """
+    key, mark = keys.session(session_id), keys.ended_session(session_id)
 
     def body(txn: Transaction) -> bool:
         txn.delete(key)
         found = [found for found, _ in txn.scan(*keys.reply_range(session_id), limit=REPLIES_PURGED_AT_ONCE)]
         for reply_key in found:
             txn.delete(reply_key)
-        return len(found) == REPLIES_PURGED_AT_ONCE
+        more = len(found) == REPLIES_PURGED_AT_ONCE
+        if more:
+            txn.put(mark, b"")
+        else:
+            txn.delete(mark)
+        return more
 
-    return Operation(body, locks=(key,))
+    return Operation(body, locks=(key, mark))
 
 
 def purge(session_id: str, seqs: list[int]) -> Operation:

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from cairnfs.base.limits import REPLIES_PURGED_AT_ONCE
 from cairnfs.coordinator import keys
-from cairnfs.coordinator.sessions import known_sessions
+from cairnfs.coordinator.sessions import ended_sessions, known_sessions
 from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
 from tests.unit.coordinator.harness import LEASE_S, ROOT, Client, Cluster
 
@@ -209,6 +210,31 @@ def test_goodbye_ends_the_session_and_its_records(cluster: Cluster) -> None:
     assert records(cluster, a) == 0
     assert a.connection in cluster.closed
     assert b.ok(open=pb.Open(ino=ino, write=True)).open.lease == WRITE
+
+
+@pytest.mark.parametrize("commits", range(4))
+def test_replies_of_a_session_are_deleted_also_when_the_coordinator_dies_meanwhile(
+    cluster: Cluster, commits: int
+) -> None:
+    """A session that comes back finds all its replies, or has ended; nothing stays of one that has ended."""
+    a = cluster.client("a")
+    count = 2 * REPLIES_PURGED_AT_ONCE + 1
+    for number in range(count):
+        a.send(**mkdir(b"d%d" % number))
+    cluster.held = True
+    a.message(goodbye=True)
+    for _ in range(commits):
+        cluster.commit_all()
+    assert records(cluster, a) == max(0, count - commits * REPLIES_PURGED_AT_ONCE)
+    cluster.held = False
+    cluster.restart()
+    a.connect(incarnation=1)
+    assert a.welcome is not None
+    assert a.welcome.resumed == (commits == 0)
+    assert cluster.engine.read(lambda txn: sum(1 for _ in txn.scan(*keys.all_replies()))) == (
+        0 if commits else count
+    )
+    assert cluster.engine.read(ended_sessions) == []
 
 
 # ---------------------------------------------------------------------- coming back

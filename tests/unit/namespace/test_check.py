@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
+from cairnfs.base.limits import REPLIES_PURGED_AT_ONCE
 from cairnfs.coordinator import chunk_table, keys
 from cairnfs.coordinator.namespace import tree, usage
 from cairnfs.coordinator.namespace.check import Checker
@@ -154,6 +155,11 @@ def _lose_directory(fs: Namespace, txn: Transaction) -> None:
     txn.delete(keys.dentry(ROOT, DIRECTORY))
 
 
+def _leave_replies(fs: Namespace, txn: Transaction) -> None:
+    for seq in range(REPLIES_PURGED_AT_ONCE + 1):
+        txn.put(keys.reply("stray", seq), b"reply")
+
+
 Damage = Callable[[Namespace, Transaction], None]
 DAMAGES: list[tuple[Damage, str, str]] = [
     (_drop_entry, "orphaned", "has no name"),
@@ -176,6 +182,7 @@ DAMAGES: list[tuple[Damage, str, str]] = [
     (_misplace_directory, "wrong_links", "with parent 7777"),
     (_name_directory_twice, "wrong_links", "a second name"),
     (_lose_directory, "orphaned", "has no name"),
+    (_leave_replies, "dangling", "session stray, which has ended"),
 ]
 
 
@@ -196,6 +203,17 @@ def test_wrong_link_counts_are_found(fs: Namespace, name: bytes, fields: dict[st
 def test_a_wrong_parent_is_found(fs: Namespace) -> None:
     alter(fs, DIRECTORY, parent=77)
     assert fs.check().wrong_links == 1
+
+
+def test_replies_to_sessions_that_exist_or_are_being_deleted_are_no_faults(fs: Namespace) -> None:
+    def body(txn: Transaction) -> None:
+        txn.put(keys.session("connected"), b"")
+        txn.put(keys.ended_session("ended"), b"")
+        for session_id in ("connected", "ended"):
+            txn.put(keys.reply(session_id, 1), b"reply")
+
+    fs.write(body)
+    assert list(fs.check().problems) == []
 
 
 def test_changes_during_the_check_are_no_faults(fs: Namespace) -> None:

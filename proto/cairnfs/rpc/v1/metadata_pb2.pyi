@@ -2772,7 +2772,7 @@ class FsckReport(_message.Message):
     orphaned: _builtins.int
     """inodes without a name and without an open file"""
     dangling: _builtins.int
-    """names without an inode"""
+    """names without an inode, replies without a session"""
     wrong_links: _builtins.int
     wrong_references: _builtins.int
     unreferenced: _builtins.int

@@ -102,6 +102,7 @@ class Conductor:
     def start(self) -> Effects:
         """Expect the sessions of the coordinator before this one. Call once, first."""
         self.realms.refresh()
+        self._endings.resume()
         known = self.context.read(session_records.known_sessions)
         self.context.sessions.begin_recovery(known, self._now_s())
         if self.context.sessions.recovering:

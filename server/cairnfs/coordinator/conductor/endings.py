@@ -43,6 +43,11 @@ class Endings:
             self._context.close(connection)
         self._forget(session)
 
+    def resume(self) -> None:
+        """After a start: delete what sessions left that had ended before."""
+        for session_id in self._context.read(session_records.ended_sessions):
+            self._forget(Session(session_id))
+
     def retry(self) -> None:
         """Try again what the engine refused."""
         failed, self._failed = self._failed, []

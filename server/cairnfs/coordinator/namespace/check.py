@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Final, NamedTuple
 
-from cairnfs.base.limits import FSCK_MENDS_MAX, FSCK_PROBLEMS_MAX, ROOT_INO
+from cairnfs.base.limits import FSCK_MENDS_MAX, FSCK_PROBLEMS_MAX, REPLIES_PURGED_AT_ONCE, ROOT_INO
 from cairnfs.coordinator import chunk_table, keys
 from cairnfs.coordinator.namespace import mends, policy, tree, usage
 from cairnfs.coordinator.records import ChunkRecord, Dentry, Inode, Realm, RealmState, decode_slices
@@ -66,6 +66,7 @@ class Checker:
             ("links", self._judge_inodes),
             ("references", self._judge_chunks),
             ("garbage", self._walk_garbage),
+            ("replies", self._walk_replies),
             ("usage", self._judge_usage),
         ]
 
@@ -297,6 +298,19 @@ class Checker:
                 text = f"chunk {chunk_id.hex()} is listed as garbage since {since_ns}, and is not"
                 self._problem("wrong_references", text, mends.unlist_garbage(since_ns, chunk_id))
         return count < limit
+
+    def _walk_replies(self, txn: ReadTransaction, limit: int) -> bool:
+        count = 0
+        strays: defaultdict[str, list[bytes]] = defaultdict(list)
+        for key, _ in txn.scan(*keys.all_replies(self._after), limit=min(limit, REPLIES_PURGED_AT_ONCE)):
+            count += 1
+            self._after = key
+            strays[keys.reply_session_id(key)].append(key)
+        for session_id, replies in strays.items():
+            if mends.is_without_session(txn, session_id):
+                text = f"{len(replies)} replies to session {session_id}, which has ended"
+                self._problem("dangling", text, mends.delete_replies(session_id, replies))
+        return count < min(limit, REPLIES_PURGED_AT_ONCE)
 
     def _judge_usage(self, txn: ReadTransaction, _limit: int) -> bool:
         now = usage.read(txn)

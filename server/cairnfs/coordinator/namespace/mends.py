@@ -316,6 +316,26 @@ def is_listed_rightly(txn: ReadTransaction, since_ns: int, chunk_id: bytes) -> b
     return record is not None and record.references == 0 and record.garbage_since_ns == since_ns
 
 
+def delete_replies(session_id: str, replies: list[bytes]) -> Apply:
+    """Recorded replies (their keys) to a session that does not exist."""
+
+    def apply(txn: Transaction, _now_ns: int) -> bool:
+        left = [key for key, value in txn.get_many(replies).items() if value is not None]
+        if not left or not is_without_session(txn, session_id):
+            return False
+        for key in left:
+            txn.delete(key)
+        return True
+
+    return apply
+
+
+def is_without_session(txn: ReadTransaction, session_id: str) -> bool:
+    """Whether there is no such session, nor one that has ended and whose replies are being deleted."""
+    found = txn.get_many((keys.session(session_id), keys.ended_session(session_id)))
+    return not any(value is not None for value in found.values())
+
+
 def set_usage(seen: usage.Usage, counted: usage.Usage) -> Apply:
     """What the whole file system counts as in use."""
 
