@@ -9,7 +9,7 @@ from cairnfs.mount.errors import EXIT_USAGE, MountRefused
 
 # Passed on to the kernel as they are.
 _KERNEL = {
-    "ro", "rw", "suid", "nosuid", "dev", "nodev", "exec", "noexec", "noatime", "nodiratime", "dirsync",
+    "ro", "rw", "suid", "nosuid", "dev", "nodev", "exec", "noexec", "noatime", "nodiratime",
     "allow_other", "allow_root", "default_permissions",
 }  # fmt: skip
 # What FUSE does anyway, what only mount(8) and fstab look at, and what CairnFS always has.
@@ -18,6 +18,7 @@ _IGNORED = {
     "lazytime", "nolazytime", "auto", "noauto", "nofail", "_netdev", "user", "nouser", "users", "owner",
     "group", "loud", "silent", "acl", "user_xattr", "mand", "nomand", "iversion", "noiversion",
 }  # fmt: skip
+_SYNC = {"sync", "dirsync"}  # the kernel ignores dirsync for FUSE, and sync promises more
 _IGNORED_PREFIXES = ("x-", "X-", "comment=", "user=", "helper=", "uhelper=")
 _OPPOSITES = {"ro": "rw", "suid": "nosuid", "dev": "nodev", "exec": "noexec"}
 _OPPOSITES |= {other: one for one, other in _OPPOSITES.items()}
@@ -59,7 +60,7 @@ def parse_options(text: str) -> MountOptions:
             continue
         elif has_value:
             options = _with_value(options, option, name, value)
-        elif name == "sync":
+        elif name in _SYNC:
             options = replace(options, sync=True)
         elif name == "nonempty":
             options = replace(options, nonempty=True)

@@ -58,6 +58,10 @@ def test_later_options_win() -> None:
     assert parse_options("suid,nosuid").kernel == {"nosuid"}
 
 
+def test_dirsync_is_not_only_passed_on_to_a_kernel_that_ignores_it() -> None:
+    assert parse_options("dirsync") == MountOptions(sync=True)
+
+
 def test_our_own_options() -> None:
     text = (
         "sync,nonempty,uid=1000,gid=0,dirty_max_bytes=64M,read_cache_max_bytes=0,log_level=debug,log_file=/l,"
