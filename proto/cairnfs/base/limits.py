@@ -56,6 +56,7 @@ EXTENTS_REPLY_SLICES_MAX: Final = 8_192  # the reply then covers less than was a
 
 # ------------------------------------------------------------------ realms
 REALM_DEPTH_MAX: Final = 8  # realms that enclose each other
+REPLICAS_MAX: Final = 16  # of a chunk, whoever asks for them
 RETAG_STEP_ENTRIES: Final = 200  # given another realm in one transaction
 
 # ------------------------------------------------------------------ messages
@@ -322,6 +323,7 @@ assert BUSY_HEARTBEAT_S < NODE_HEARTBEAT_S < TASK_DEADLINE_S < GARBAGE_GRACE_S
 assert COPIES_PER_NODE_MAX < TASKS_PER_HEARTBEAT_MAX
 assert COPIES_PER_NODE_MAX_BYTES >= CHUNK_MAX_BYTES
 assert REPLICA_CHANGES_PER_COMMIT * 2 < TRANSACTION_MAX_KEYS
+assert REPLICAS_MAX < 0x80  # records.Wish keeps it in seven bits
 assert MOVES_MAX < COPIES_MAX
 assert SCAN_PAUSE_DRAINING_S < SCAN_PAUSE_MIN_S < SCAN_PAUSE_MAX_S < CHUNK_REPORT_INTERVAL_S
 assert max(STORE_WINDOW_BYTES, REPLICATION_WINDOW_BYTES) <= SHARED_BUFFER_BYTES

@@ -45,7 +45,7 @@ class CoordinatorSettings(CommonSettings):
     data: Path = _setting(Path("var/coordinator"), "directory of the metadata engine")
     listen: str = _setting("127.0.0.1:9440", "address to serve on; port 0 picks a free one", form="address")
     insecure: bool = _setting(False, "allow an address beyond loopback without TLS")
-    replicas: int = _setting(2, "copies of every chunk", minimum=1, maximum=16)
+    replicas: int = _setting(2, "copies of every chunk", minimum=1, maximum=limits.REPLICAS_MAX)
     selector: str = _setting("capacity", "placement plug-in", choices=("capacity", "first-healthy"))
     engine: str = _setting(
         "sqlite", "metadata engine: sqlite, memory or postgresql://USER@HOST/DATABASE", form="engine"

@@ -16,8 +16,6 @@ from cairnfs.datanode.store.checksums import BlockChecksums
 from cairnfs.rpc.v1 import common_pb2 as pb
 from cairnfs.rpc.v1.chunks_pb2 import ChunkDataAck, ChunkHeader
 
-REPLICAS_MAX = 16
-
 
 @dataclass(frozen=True, slots=True)
 class Write:
@@ -83,7 +81,7 @@ class Transfer:
         check_name(header.chunk_id, header.length)
         replicas = list(header.replicas)
         wanted = header.wanted_replicas or 1 + len(replicas)
-        if len(set(replicas)) != len(replicas) or own_node in replicas or len(replicas) > REPLICAS_MAX:
+        if len(set(replicas)) != len(replicas) or own_node in replicas or len(replicas) > limits.REPLICAS_MAX:
             raise CairnError(pb.ERROR_CODE_INVALID, f"no list of replicas: {replicas}")
         if wanted > 1 + len(replicas):
             raise CairnError(pb.ERROR_CODE_INVALID, f"{wanted} copies on {1 + len(replicas)} nodes")

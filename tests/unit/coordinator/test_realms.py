@@ -79,6 +79,29 @@ async def test_edquot_comes_from_the_call_that_is_too_much(
     assert rig.faults() == []
 
 
+async def test_a_replica_count_alone_takes_no_write_lease_away(
+    rig: Rig, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with rig.mount() as one:
+        top = await directory(one.fs, b"top")
+        await file(one.fs, top, b"early", 100)
+        reply = await set_policy(rig, path="/top", replicas=3)
+        assert (reply.realm.replicas, reply.realm.wished_replicas) == (3, 3)
+        for number in range(20):
+            await file(one.fs, top, b"%d" % number, 10)
+        opened, node = await one.fs.create(top, b"late", stat.S_IFREG | 0o644, os.O_RDWR, ROOT)
+        await one.fs.write(opened.handle, 0, b"y" * 100)
+        await trio.sleep(1)
+        assert node.attr is not None
+        assert rig.conductor.context.leases.writers().keys() >= {top, node.attr.ino}
+        assert rig.conductor.context.exclusive_realms == set()
+        await one.fs.release(opened.handle, None)
+        await set_policy(rig, path="/top", space_limit_bytes=10_000)
+        assert rig.conductor.context.exclusive_realms == {top}
+        assert top not in rig.conductor.context.leases.writers()
+    assert rig.faults() == []
+
+
 async def test_a_limit_finds_what_is_in_the_memory_of_mounts(
     rig: Rig, autojump_clock: trio.testing.MockClock
 ) -> None:

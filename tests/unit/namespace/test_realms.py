@@ -4,9 +4,11 @@ from typing import Any
 
 import pytest
 
+from cairnfs.base.limits import REPLICAS_MAX
 from cairnfs.coordinator.namespace import policy, retag, tree, usage
 from cairnfs.coordinator.namespace.operation import Env
 from cairnfs.coordinator.records import RealmState
+from cairnfs.engine.interface import ReadTransaction
 from cairnfs.rpc.v1 import common_pb2, metadata_pb2 as pb
 from tests.unit.namespace.harness import ROOT, Namespace, fails
 
@@ -216,3 +218,43 @@ def test_the_checker_finds_what_is_wrong(fs: Namespace, what: str) -> None:
         fs.write(lambda txn: tree.save(txn, ino, inode._replace(realm=ROOT)))
     problems = list(fs.check().problems)
     assert any(f"realm {top}" in problem for problem in problems)
+
+
+def realms(fs: Namespace) -> dict[int, tuple[int, int]]:
+    """What each realm sets, and what holds in it."""
+
+    def look(txn: ReadTransaction) -> dict[int, tuple[int, int]]:
+        reports = [policy.report(txn, ino, realm) for ino, realm in policy.scan(txn)]
+        return {report.realm: (report.replicas, report.wished_replicas) for report in reports}
+
+    return fs.engine.read(look)
+
+
+def test_a_replica_count_that_is_taken_back_leaves_no_border(fs: Namespace) -> None:
+    top = fs.mkdir(b"top")
+    set_policy(fs, top, replicas=3)
+    inner = fs.mkdir(b"inner", top)
+    set_policy(fs, inner, inodes_limit=5)
+    assert realms(fs) == {ROOT: (0, 0), top: (3, 3), inner: (0, 3)}
+    set_policy(fs, top, replicas=0)
+    walk(fs, top)
+    assert realms(fs) == {ROOT: (0, 0), inner: (0, 0)}
+    set_policy(fs, inner, replicas=2)
+    set_policy(fs, inner, replicas=0)
+    assert realms(fs) == {ROOT: (0, 0), inner: (0, 0)}, "the limit stays"
+    set_policy(fs, ROOT, replicas=4)
+    set_policy(fs, ROOT, replicas=0)
+    assert realms(fs)[ROOT] == (0, 0)
+    with fails(common_pb2.ERROR_CODE_NO_DATA):
+        set_policy(fs, top, replicas=0)
+    fs.assert_sound()
+
+
+def test_a_replica_count_has_an_upper_bound(fs: Namespace) -> None:
+    """128 and more once fell together with the mark that a chunk keeps beside the number."""
+    top = fs.mkdir(b"top")
+    set_policy(fs, top, replicas=REPLICAS_MAX)
+    for replicas in (REPLICAS_MAX + 1, 128, 2**32 - 1):
+        with fails(common_pb2.ERROR_CODE_INVALID):
+            set_policy(fs, top, replicas=replicas)
+    assert realms(fs)[top] == (REPLICAS_MAX, REPLICAS_MAX)

@@ -7,7 +7,9 @@ from cairnfs.base.checksums import chunk_id as name_of
 from cairnfs.coordinator import keys
 from cairnfs.coordinator.namespace.extents import ExtentEditor
 from cairnfs.coordinator.records import BlockSlice, Inode, Realm, RealmState, Wish
+from cairnfs.coordinator.upkeep.figures import upkeep_status
 from cairnfs.engine.interface import Transaction
+from cairnfs.rpc.v1 import nodes_pb2
 from tests.unit.upkeep.simulation import LENGTH, Cluster
 
 ROOT, ARCHIVE, SCRATCH = 1, 2, 3
@@ -48,6 +50,19 @@ class Files:
         record = self.cluster.record(chunk)
         assert record is not None
         return record.wish
+
+    def status(self) -> nodes_pb2.PolicyStatus:
+        now = self.cluster.clock.monotonic()
+        return self.cluster.store.read(lambda txn: upkeep_status(self.cluster.upkeep, txn, now)).policy
+
+    def settle(self) -> nodes_pb2.PolicyStatus:
+        """Run until a watcher would say that all is done, asking often."""
+        for _ in range(600):
+            status = self.status()
+            if not status.running and not status.settling:
+                return status
+            self.cluster.run(0.2)
+        raise AssertionError(f"never done: {status}")
 
     def counts(self, chunks: list[bytes]) -> set[int]:
         """How many replicas there are, on disks and in records."""
@@ -103,6 +118,36 @@ def test_a_raised_and_a_lowered_count_are_carried_out(files: Files) -> None:
     files.set_policy(ARCHIVE, 0)
     assert files.counts(chunks) == {2}
     assert files.counts(other) == {2}
+
+
+@pytest.mark.parametrize(
+    ("queue_max", "step_chunks"), [(limits.REPAIR_QUEUE_MAX, 1), (7, limits.SCAN_STEP_CHUNKS)]
+)
+def test_who_waits_is_told_neither_too_early_nor_never(
+    files: Files, queue_max: int, step_chunks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scan that met a full repair queue half-way through a step once left the rest to the next one."""
+    monkeypatch.setattr(limits, "REPAIR_QUEUE_MAX", queue_max)
+    monkeypatch.setattr(limits, "SCAN_STEP_CHUNKS", step_chunks)
+    chunks = [files.write(f"file {index}", ARCHIVE) for index in range(30)]
+    files.cluster.run(60)
+    for wanted in (3, 1, 4, 0):
+        files.set_policy(ARCHIVE, wanted)
+        assert files.status().running, "from the commit on"
+        assert files.settle().surplus == 0
+        assert {len(record.nodes) for c in chunks if (record := files.cluster.record(c))} == {wanted or 2}
+
+
+def test_replicas_that_cannot_be_given_up_now_are_counted(files: Files) -> None:
+    chunks = [files.write(f"file {index}", ARCHIVE) for index in range(5)]
+    files.cluster.run(60)
+    files.cluster.nodes[2].up = False
+    files.cluster.run(limits.NODE_SUSPECT_S + 2)
+    files.set_policy(ARCHIVE, 1)
+    assert files.settle().surplus == 5
+    files.cluster.nodes[2].up = True
+    assert files.counts(chunks) == {1}
+    assert files.status().surplus == 0
 
 
 def test_a_chunk_that_several_directories_share_has_what_the_most_demanding_wants(files: Files) -> None:

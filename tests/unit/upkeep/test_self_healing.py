@@ -16,7 +16,8 @@ pytestmark = pytest.mark.announces_warnings(
 
 
 def status(cluster: Cluster) -> nodes_pb2.UpkeepStatusReply:
-    return upkeep_status(cluster.upkeep, cluster.clock.monotonic())
+    now = cluster.clock.monotonic()
+    return cluster.store.read(lambda txn: upkeep_status(cluster.upkeep, txn, now))
 
 
 def fill(cluster: Cluster, chunks: int, nodes: list[int]) -> list[bytes]:

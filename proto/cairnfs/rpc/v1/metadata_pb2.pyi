@@ -2839,7 +2839,7 @@ class SetPolicyRequest(_message.Message):
     inodes_limit: _builtins.int
     """0: no limit"""
     replicas: _builtins.int
-    """0: as in the enclosing realm"""
+    """0: as in the enclosing realm; without a limit it is no realm any more"""
     remove: _builtins.bool
     """all of it; the directory is no realm any more"""
     def __init__(
@@ -2910,6 +2910,7 @@ class RealmReport(_message.Message):
     USED_BYTES_FIELD_NUMBER: _builtins.int
     USED_INODES_FIELD_NUMBER: _builtins.int
     DIRECTORIES_LEFT_FIELD_NUMBER: _builtins.int
+    WISHED_REPLICAS_FIELD_NUMBER: _builtins.int
     realm: _builtins.int
     path: _builtins.str
     parent: _builtins.int
@@ -2921,6 +2922,8 @@ class RealmReport(_message.Message):
     used_inodes: _builtins.int
     directories_left: _builtins.int
     """known to be still to be walked"""
+    wished_replicas: _builtins.int
+    """the nearest number that is set; 0: none, the cluster's own holds"""
     def __init__(
         self,
         *,
@@ -2934,10 +2937,11 @@ class RealmReport(_message.Message):
         used_bytes: _builtins.int = ...,
         used_inodes: _builtins.int = ...,
         directories_left: _builtins.int = ...,
+        wished_replicas: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["directories_left", b"directories_left", "inodes_limit", b"inodes_limit", "parent", b"parent", "path", b"path", "realm", b"realm", "replicas", b"replicas", "space_limit_bytes", b"space_limit_bytes", "state", b"state", "used_bytes", b"used_bytes", "used_inodes", b"used_inodes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["directories_left", b"directories_left", "inodes_limit", b"inodes_limit", "parent", b"parent", "path", b"path", "realm", b"realm", "replicas", b"replicas", "space_limit_bytes", b"space_limit_bytes", "state", b"state", "used_bytes", b"used_bytes", "used_inodes", b"used_inodes", "wished_replicas", b"wished_replicas"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

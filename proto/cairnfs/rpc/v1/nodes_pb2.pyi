@@ -802,21 +802,30 @@ class PolicyStatus(_message.Message):
     RUNNING_FIELD_NUMBER: _builtins.int
     PHASE_FIELD_NUMBER: _builtins.int
     CHUNKS_FIELD_NUMBER: _builtins.int
+    SETTLING_FIELD_NUMBER: _builtins.int
+    SURPLUS_FIELD_NUMBER: _builtins.int
     running: _builtins.bool
+    """a walk is due or under way"""
     phase: _builtins.int
-    """of 3"""
+    """of 3; 0: files are still being given to a realm, or it begins"""
     chunks: _builtins.int
     """looked at, in all phases"""
+    settling: _builtins.bool
+    """replicas are being made or given up, or it is not known yet"""
+    surplus: _builtins.int
+    """chunks with more than wanted that could not be given up when last looked at"""
     def __init__(
         self,
         *,
         running: _builtins.bool = ...,
         phase: _builtins.int = ...,
         chunks: _builtins.int = ...,
+        settling: _builtins.bool = ...,
+        surplus: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "phase", b"phase", "running", b"running"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "phase", b"phase", "running", b"running", "settling", b"settling", "surplus", b"surplus"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

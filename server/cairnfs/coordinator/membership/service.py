@@ -97,7 +97,8 @@ class NodesService(nodes_pb2_grpc.NodesServicer):
         self, request: nodes_pb2.UpkeepStatusRequest, context: Any
     ) -> nodes_pb2.UpkeepStatusReply:
         """How repair, draining and rebalancing get on, and how the disks are."""
-        return upkeep_status(self._upkeep, self._clock.monotonic())
+        now = self._clock.monotonic()
+        return self._store.read(lambda txn: upkeep_status(self._upkeep, txn, now))
 
     async def ReportChunks(
         self, request_iterator: AsyncIterator[nodes_pb2.ChunkReport], context: Any

@@ -3,9 +3,9 @@
 from typing import Final
 
 from cairnfs.base.errors import CairnError
-from cairnfs.base.limits import ROOT_INO
+from cairnfs.base.limits import REPLICAS_MAX, ROOT_INO
 from cairnfs.coordinator import keys
-from cairnfs.coordinator.namespace import retag, tree, usage
+from cairnfs.coordinator.namespace import policies, retag, tree, usage
 from cairnfs.coordinator.records import Dentry, Realm, RealmState
 from cairnfs.engine.interface import ReadTransaction, Transaction
 from cairnfs.rpc.v1 import common_pb2, metadata_pb2 as pb
@@ -16,17 +16,18 @@ _STATES: Final = {
     RealmState.REMOVING: pb.REALM_STATE_REMOVING,
 }
 _LIMIT_MAX: Final = (1 << 63) - 1
-_REPLICAS_MAX: Final = 255
 _NAMES_SEARCHED: Final = 10_000  # of a directory, for the name of one in it
 
 
 def change(txn: Transaction, request: pb.SetPolicyRequest, ino: int, now_ns: int) -> None:
     """Carry `request` out for directory `ino`. Raises CairnError INVALID and what `retag` does."""
-    if request.remove:
+    if request.remove or _leaves_nothing(request, ino, usage.find_realm(txn, ino)):
         retag.remove_realm(txn, ino, now_ns)
         return
-    if max(request.space_limit_bytes, request.inodes_limit) > _LIMIT_MAX or request.replicas > _REPLICAS_MAX:
-        raise CairnError(common_pb2.ERROR_CODE_INVALID, "a limit or number of replicas is too large")
+    if max(request.space_limit_bytes, request.inodes_limit) > _LIMIT_MAX:
+        raise CairnError(common_pb2.ERROR_CODE_INVALID, "a limit is too large")
+    if request.replicas > REPLICAS_MAX:
+        raise CairnError(common_pb2.ERROR_CODE_INVALID, f"at most {REPLICAS_MAX} replicas are kept")
     realm = retag.make_realm(txn, ino, now_ns)
     if request.HasField("space_limit_bytes"):
         realm = realm._replace(space_limit_bytes=request.space_limit_bytes)
@@ -35,6 +36,16 @@ def change(txn: Transaction, request: pb.SetPolicyRequest, ino: int, now_ns: int
     if request.HasField("replicas"):
         realm = realm._replace(replicas=request.replicas)
     usage.save_realm(txn, ino, realm)
+
+
+def _leaves_nothing(request: pb.SetPolicyRequest, ino: int, realm: Realm | None) -> bool:
+    """Whether taking a replica count back takes the last that there is: the directory has borders no more."""
+    if not request.HasField("replicas") or request.replicas or ino == ROOT_INO:
+        return False
+    kept = realm or Realm(parent=0)
+    space = request.space_limit_bytes if request.HasField("space_limit_bytes") else kept.space_limit_bytes
+    inodes = request.inodes_limit if request.HasField("inodes_limit") else kept.inodes_limit
+    return not space and not inodes
 
 
 def scan(txn: ReadTransaction) -> list[tuple[int, Realm]]:
@@ -66,6 +77,7 @@ def report(txn: ReadTransaction, ino: int, realm: Realm) -> pb.RealmReport:
         parent=realm.parent,
         state=_STATES[realm.state],
         replicas=realm.replicas,
+        wished_replicas=policies.wish_of_realm(txn, ino).replicas,
         space_limit_bytes=realm.space_limit_bytes,
         inodes_limit=realm.inodes_limit,
         used_bytes=realm.used_bytes,

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from cairnfs.coordinator.upkeep.policies import Phase
 from cairnfs.coordinator.upkeep.upkeep import Upkeep
+from cairnfs.engine.interface import ReadTransaction
 from cairnfs.rpc.v1 import nodes_pb2
 
 
@@ -30,17 +30,13 @@ def figures(upkeep: Upkeep) -> UpkeepFigures:
     )
 
 
-def upkeep_status(upkeep: Upkeep, now: float) -> nodes_pb2.UpkeepStatusReply:
+def upkeep_status(upkeep: Upkeep, txn: ReadTransaction, now: float) -> nodes_pb2.UpkeepStatusReply:
     """How everything is at `now` (monotonic seconds)."""
     return nodes_pb2.UpkeepStatusReply(
         repair=_repair(upkeep, now),
         drains=upkeep.drains.report(),
         rebalance=_rebalance(upkeep),
-        policy=nodes_pb2.PolicyStatus(
-            running=upkeep.policies.phase is not Phase.DONE,
-            phase=upkeep.policies.phase,
-            chunks=upkeep.policies.chunks,
-        ),
+        policy=_policy(upkeep, txn),
         nodes=[
             nodes_pb2.NodeStatus(
                 node=node.number,
@@ -65,6 +61,23 @@ def _repair(upkeep: Upkeep, now: float) -> nodes_pb2.RepairStatus:
         bytes_per_s=copies.rate.per_s(now),
         limit_bytes_per_s=repairer.bandwidth.bytes_per_s,
         node_limit_bytes_per_s=repairer.bandwidth.node_bytes_per_s,
+    )
+
+
+def _policy(upkeep: Upkeep, txn: ReadTransaction) -> nodes_pb2.PolicyStatus:
+    repairer, scanner, policies = upkeep.repairer, upkeep.scanner, upkeep.policies
+    return nodes_pb2.PolicyStatus(
+        running=policies.is_behind(txn),
+        phase=policies.phase,
+        chunks=policies.chunks,
+        settling=bool(
+            upkeep.safe_mode.active
+            or scanner.is_due
+            or repairer.waiting
+            or repairer.running
+            or len(upkeep.changes)
+        ),
+        surplus=scanner.tally.surplus,
     )
 
 

@@ -87,6 +87,11 @@ class Policies:
             return self._ask(txn, walk)
         return self._settle_short(txn) if walk.phase is Phase.DONE else self._change(txn, walk)
 
+    def is_behind(self, txn: ReadTransaction) -> bool:
+        """Whether a number is not carried out yet; a repairer may still be copying when all are."""
+        walk = Walk.load(txn)
+        return self.phase is not Phase.DONE or walk.phase is not Phase.DONE or _policies(txn) != walk.policies
+
     # ------------------------------------------------------------------ chunks
 
     def _change(self, txn: ReadTransaction, walk: Walk) -> Operation:

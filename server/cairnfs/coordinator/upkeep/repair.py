@@ -63,9 +63,9 @@ class Repairer:
         return len(self._queued) + len(self._later)
 
     @property
-    def is_full(self) -> bool:
-        """Whether no more candidates are taken for now."""
-        return self.waiting >= limits.REPAIR_QUEUE_MAX
+    def room(self) -> int:
+        """How many more candidates are taken for now."""
+        return max(0, limits.REPAIR_QUEUE_MAX - self.waiting)
 
     def queue(self) -> list[tuple[int, int]]:
         """How many chunks wait, by the number of their readable replicas; the most urgent first."""
@@ -124,7 +124,7 @@ class Repairer:
 
     def _enqueue(self, chunk_id: bytes, readable: int) -> None:
         known = self._queued.get(chunk_id)
-        if chunk_id in self._running or (known is not None and known <= readable) or self.is_full:
+        if chunk_id in self._running or (known is not None and known <= readable) or not self.room:
             return
         self._queued[chunk_id] = readable
         heapq.heappush(self._heap, (readable, next(self._order), chunk_id))

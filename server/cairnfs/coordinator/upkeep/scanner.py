@@ -46,6 +46,11 @@ class Scanner:
         """Something happened that may concern any chunk: walk (again) from the start."""
         self._wanted = True
 
+    @property
+    def is_due(self) -> bool:
+        """Whether what was asked for is not all looked at yet."""
+        return self._wanted or self._walking
+
     def step(self, txn: ReadTransaction, now: float) -> bool:
         """Look at the next records; whether to go on at once."""
         if not self._walking:
@@ -54,13 +59,14 @@ class Scanner:
             self._started_s = now
             self._wanted, self._walking, self._after = False, True, b""
             self._running_tally = Tally(draining=self._draining())
-        if self._repairer.is_full or len(self._changes) > limits.REPAIR_QUEUE_MAX:
+        step_chunks = min(limits.SCAN_STEP_CHUNKS, self._repairer.room)
+        if not step_chunks or len(self._changes) > limits.REPAIR_QUEUE_MAX:
             return False
-        found = chunk_table.scan_chunks(txn, self._after, limits.SCAN_STEP_CHUNKS)
+        found = chunk_table.scan_chunks(txn, self._after, step_chunks)
         self._roomy_racks = len({node.rack for node in self._manager.usable()})
         for chunk_id, record in found:
             self._look(chunk_id, record)
-        if len(found) == limits.SCAN_STEP_CHUNKS:
+        if len(found) == step_chunks:
             self._after = found[-1][0]
             return True
         self._walking = False
@@ -110,9 +116,11 @@ class Scanner:
                 tally.left_bytes[number] += record.length
 
     def _trim(self, chunk_id: bytes, record: ChunkRecord) -> None:
-        for number in surplus_holders(self._manager, record):
-            if self._deleter.can_delete(number):
-                self._changes.want(Change(Kind.TRIM, chunk_id, number, self._delete(chunk_id, number)))
+        due = [n for n in surplus_holders(self._manager, record) if self._deleter.can_delete(n)]
+        for number in due:
+            self._changes.want(Change(Kind.TRIM, chunk_id, number, self._delete(chunk_id, number)))
+        left = len(record.nodes) - len(due)
+        self._running_tally.surplus += left > record.wish.count(self._manager.replicas)
 
     def _delete(self, chunk_id: bytes, number: int) -> Callable[[Applied], None]:
         def after_commit(applied: Applied) -> None:

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 class Tally:
     """Figures by node count replicas of referenced chunks; `left` ones those that depend on a draining node.
 
-    `draining` are the nodes that were drained during the whole walk.
+    `draining` are the nodes that were drained during the whole walk; `surplus` counts chunks with replicas
+    too many, which cannot be given up now.
     """
 
     chunks: int = 0
     under_replicated: int = 0
+    surplus: int = 0
     garbage: int = 0
     held_chunks: Counter[int] = field(default_factory=Counter[int])
     held_bytes: Counter[int] = field(default_factory=Counter[int])
