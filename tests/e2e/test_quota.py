@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cairnfs.client import admin
 from tests.cluster.shared import Pair, eventually, pair, run
 
 MIB = 1 << 20
@@ -31,6 +32,33 @@ def _write_until_refused(path: Path) -> None:
     with path.open("wb", buffering=0) as file:
         for _ in range(8):
             file.write(os.urandom(MIB))
+
+
+def test_a_replica_count_is_carried_out_for_what_is_there_and_for_what_comes(mounts: Pair) -> None:
+    """First in the cluster: it counts all replicas there are."""
+    home, plain = mounts.one.path / "precious", mounts.one.path / "plain"
+    (home / "deep").mkdir(parents=True)
+    for path in (home / "early", home / "deep" / "early", plain):
+        path.write_bytes(os.urandom(MIB))
+    os.sync()
+    _expect_replicas(mounts, 2 + 2 + 2)
+    run("cairnfs", "set-policy", home, "--replicas", "3", "--wait")
+    assert admin.fsck(mounts.cluster.coordinator.address).under_replicated == 0
+    _expect_replicas(mounts, 3 + 3 + 2)
+    assert run("cairnfs", "get-policy", mounts.two.path / "precious" / "deep").startswith("3 replicas, ")
+    (home / "late").write_bytes(os.urandom(MIB))
+    _expect_replicas(mounts, 3 + 3 + 2 + 3)
+    run("cairnfs", "set-policy", home, "--replicas", "default")
+    assert run("cairnfs", "get-policy", home) == "2 replicas, as the cluster says\n"
+
+
+def _expect_replicas(mounts: Pair, count: int) -> None:
+    """Wait until the datanodes have told that they hold so many, all together."""
+
+    def stored() -> int:
+        return sum(node.chunks for node in admin.list_nodes(mounts.cluster.coordinator.address).nodes)
+
+    eventually(lambda: stored() == count, f"{count} replicas")
 
 
 def test_a_quota_holds_on_all_mounts_and_df_shows_it(mounts: Pair) -> None:

@@ -15,6 +15,7 @@ from cairnfs.cli import (
     meta,
     mount,
     nodes,
+    policy,
     quota,
     repair,
     status,
@@ -60,6 +61,8 @@ def build() -> Callable[..., Any]:
     app.add_typer(nodes.app, name="nodes")
     app.add_typer(repair.app, name="repair")
     app.add_typer(quota.app, name="quota")
+    app.command("set-policy")(policy.set_policy)
+    app.command("get-policy")(policy.get_policy)
     app.command("fsck")(fsck.command)
     app.add_typer(meta.app, name="meta")
     app.command("mount")(mount.command)

@@ -8,15 +8,12 @@ import typer
 from cairnfs.cli.admin import COORDINATORS, DATA, coordinators_of, plain
 from cairnfs.cli.options import CONFIG, JSON
 from cairnfs.cli.output import human_bytes, print_json, print_table
+from cairnfs.cli.places import PATH, place_of
 from cairnfs.config.errors import ConfigError
 from cairnfs.config.values import parse_size
-from cairnfs.local.mounts import source_above
-from cairnfs.mount.errors import MountRefused
-from cairnfs.mount.source import parse_source
 
 app = typer.Typer(help="Limit the space and inodes of directories.", rich_markup_mode=None)
 
-PATH = typer.Argument(metavar="PATH", help="a directory in a mount, or HOST:PORT:/DIRECTORY")
 SPACE = typer.Option(None, "--space", metavar="BYTES", help="such as 10G; 0 for no limit")
 INODES = typer.Option(None, "--inodes", metavar="N", help="such as 100k; 0 for no limit")
 _THOUSANDS: Final = {"k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
@@ -37,7 +34,7 @@ def set_limits(
 
     if space is None and inodes is None:
         raise ConfigError("give --space, --inodes or both")
-    asked, directory = _place(path)
+    asked, directory = place_of(path)
     request = pb.SetPolicyRequest(path=directory)
     if space is not None:
         request.space_limit_bytes = parse_size(space)
@@ -55,7 +52,7 @@ def get(path: str = PATH, json: bool = JSON) -> int:
     """
     from cairnfs.client import admin
 
-    asked, directory = _place(path)
+    asked, directory = place_of(path)
     return _show([plain(realm) for realm in admin.list_realms(asked, directory)], json)
 
 
@@ -87,22 +84,8 @@ def remove(path: str = PATH, json: bool = JSON) -> int:
     from cairnfs.client import admin
     from cairnfs.rpc.v1 import metadata_pb2 as pb
 
-    asked, directory = _place(path)
+    asked, directory = place_of(path)
     return _show([plain(admin.set_policy(asked, pb.SetPolicyRequest(path=directory, remove=True)))], json)
-
-
-def _place(path: str) -> tuple[str, str]:
-    """Whom to ask, and the directory from the root of the file system."""
-    try:
-        source = parse_source(path)
-    except MountRefused:
-        found = source_above(Path(path).resolve())
-        if found is None:
-            raise ConfigError(f"{path} is not in a CairnFS mount, nor HOST:PORT:/DIRECTORY") from None
-        mounted, below = found
-        source = parse_source(mounted)
-        return source.coordinators, f"{source.subdir.rstrip('/')}/{below}"
-    return source.coordinators, source.subdir
 
 
 def _count(text: str) -> int:

@@ -9,6 +9,7 @@ from cairnfs.cli.admin import COORDINATORS, DATA, coordinators_of, plain
 from cairnfs.cli.nodes import describe_drain
 from cairnfs.cli.options import CONFIG, JSON
 from cairnfs.cli.output import human_bytes, print_json
+from cairnfs.cli.policy import describe
 
 app = typer.Typer(help="Look at what is repaired, moved and checked.", rich_markup_mode=None)
 
@@ -40,7 +41,7 @@ def status(
         print(line)
     policy = reply["policy"]
     if policy["running"]:
-        print(f"policy     changed replica counts: walk {policy['phase']} of 3, {policy['chunks']} chunks")
+        print(f"policy     {describe(reply)}")
     for drain in reply["drains"]:
         print(f"drain      {describe_drain(drain)}")
     for node in reply["nodes"]:

@@ -15,7 +15,9 @@ from cairnfs.cli.main import describe, main
 from cairnfs.cli.up import typed_as
 from cairnfs.config.schema import keys_of
 
-SERVING = "up down status fsck mount umount coordinator datanode install-mount-helper version"
+SERVING = (
+    "up down status set-policy get-policy fsck mount umount coordinator datanode install-mount-helper version"
+)
 COMMANDS = [*SERVING.split(), "nodes", "repair", "quota", "meta", "config"]
 
 
@@ -69,6 +71,11 @@ def test_help_loads_neither_grpc_nor_trio_nor_protobuf() -> None:
         (["umount", "."], 1, "is not mounted"),
         (["status", "--coordinators", "127.0.0.1:1"], 1, "cannot reach coordinator 127.0.0.1:1"),
         (["status", "--coordinators", "nowhere"], 2, "--coordinators must be HOST:PORT, not 'nowhere'"),
+        (["set-policy", "."], 2, "Missing option '--replicas'"),
+        (["set-policy", ".", "--replicas", "0"], 2, "--replicas must be 1 to 16, or default, not '0'"),
+        (["set-policy", ".", "--replicas", "17"], 2, "--replicas must be 1 to 16, or default, not '17'"),
+        (["set-policy", ".", "--replicas", "3"], 2, "is not in a CairnFS mount, nor HOST:PORT:/DIRECTORY"),
+        (["get-policy", "127.0.0.1:1:/a"], 1, "cannot reach coordinator 127.0.0.1:1"),
         (["mount", "nowhere", "."], 1, "'nowhere' is not a coordinator"),
     ],
 )
