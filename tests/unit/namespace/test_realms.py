@@ -247,6 +247,10 @@ def test_a_replica_count_that_is_taken_back_leaves_no_border(fs: Namespace) -> N
     assert realms(fs)[ROOT] == (0, 0)
     with fails(common_pb2.ERROR_CODE_NO_DATA):
         set_policy(fs, top, replicas=0)
+    file = fs.create(b"f")
+    for replicas in (0, 3):
+        with fails(common_pb2.ERROR_CODE_NOT_DIRECTORY):
+            set_policy(fs, file, replicas=replicas)
     fs.assert_sound()
 
 

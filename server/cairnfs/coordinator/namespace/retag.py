@@ -51,10 +51,12 @@ def make_realm(txn: Transaction, ino: int, now_ns: int) -> Realm:
 def remove_realm(txn: Transaction, ino: int, now_ns: int) -> None:
     """Begin to give what is in realm `ino` to the one that encloses it. Its limits end at once.
 
-    Raises CairnError INVALID (the root's stays), BUSY (it is still being made), NO_DATA (it is no realm).
+    Raises CairnError INVALID (the root's stays), BUSY (it is still being made), NO_DATA (it is no realm),
+    NOT_DIRECTORY.
     """
     realm = usage.find_realm(txn, ino)
     if realm is None:
+        tree.load_directory(txn, ino)
         raise CairnError(pb.ERROR_CODE_NO_DATA, "this directory has no policy of its own")
     if ino == ROOT_INO:
         raise CairnError(pb.ERROR_CODE_INVALID, "the root directory always has a policy; set its limits to 0")
