@@ -2,6 +2,7 @@
 
 import errno
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -42,14 +43,16 @@ def test_a_replica_count_is_carried_out_for_what_is_there_and_for_what_comes(mou
         path.write_bytes(os.urandom(MIB))
     os.sync()
     _expect_replicas(mounts, 2 + 2 + 2)
-    run("cairnfs", "set-policy", home, "--replicas", "3", "--wait")
+    run(sys.executable, "-m", "cairnfs.cli", "set-policy", home, "--replicas", "3", "--wait")
     assert admin.fsck(mounts.cluster.coordinator.address).under_replicated == 0
     _expect_replicas(mounts, 3 + 3 + 2)
-    assert run("cairnfs", "get-policy", mounts.two.path / "precious" / "deep").startswith("3 replicas, ")
+    assert run(
+        sys.executable, "-m", "cairnfs.cli", "get-policy", mounts.two.path / "precious" / "deep"
+    ).startswith("3 replicas, ")
     (home / "late").write_bytes(os.urandom(MIB))
     _expect_replicas(mounts, 3 + 3 + 2 + 3)
-    run("cairnfs", "set-policy", home, "--replicas", "default")
-    assert run("cairnfs", "get-policy", home) == "2 replicas, as the cluster says\n"
+    run(sys.executable, "-m", "cairnfs.cli", "set-policy", home, "--replicas", "default")
+    assert run(sys.executable, "-m", "cairnfs.cli", "get-policy", home) == "2 replicas, as the cluster says\n"
 
 
 def _expect_replicas(mounts: Pair, count: int) -> None:
@@ -67,10 +70,10 @@ def test_a_quota_holds_on_all_mounts_and_df_shows_it(mounts: Pair) -> None:
     for number in range(3):
         (home / f"early-{number}").write_bytes(b"x" * MIB)
     source = f"{mounts.cluster.coordinator.address}:/team"
-    run("cairnfs", "quota", "set", str(home), "--space", "8M", "--inodes", "6")
+    run(sys.executable, "-m", "cairnfs.cli", "quota", "set", str(home), "--space", "8M", "--inodes", "6")
 
     def is_counted() -> bool:
-        shown = run("cairnfs", "quota", "get", source, "--json")
+        shown = run(sys.executable, "-m", "cairnfs.cli", "quota", "get", source, "--json")
         return '"state": "active"' in shown and '"used_inodes": 4' in shown
 
     eventually(is_counted, "the count of what is in the directory")
@@ -86,7 +89,7 @@ def test_a_quota_holds_on_all_mounts_and_df_shows_it(mounts: Pair) -> None:
     os.unlink(home / "large")
     (home / "seventh").write_bytes(b"y" * MIB)
     _move_in(mounts.one.path, home)
-    run("cairnfs", "quota", "remove", str(home))
+    run(sys.executable, "-m", "cairnfs.cli", "quota", "remove", str(home))
 
 
 def _move_in(root: Path, home: Path) -> None:
