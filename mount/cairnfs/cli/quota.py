@@ -106,7 +106,7 @@ def _show(realms: list[dict[str, Any]], json: bool) -> int:
             human_bytes(realm["space_limit_bytes"]) if realm["space_limit_bytes"] else "-",
             str(realm["used_inodes"]),
             str(realm["inodes_limit"] or "-"),
-            realm["state"] + (f", {left} directories left" if (left := realm["directories_left"]) else ""),
+            realm["state"] + (f", directories left: {left}" if (left := realm["directories_left"]) else ""),
         ]
         for realm in realms
     ]

@@ -259,7 +259,10 @@ def _walk_path(txn: ReadTransaction, path: str) -> list[int]:
     way = [ROOT_INO]
     for name in _names(path):
         tree.load_directory(txn, way[-1])
-        way.append(tree.require_entry(txn, way[-1], name).ino)
+        entry = tree.find_entry(txn, way[-1], name)
+        if entry is None:
+            raise CairnError(common.ERROR_CODE_NOT_FOUND, f"there is no {path}")
+        way.append(entry.ino)
     return way
 
 
