@@ -11,6 +11,7 @@ from cairnfs.coordinator import sessions as session_records
 from cairnfs.coordinator.conductor.context import Context, explain
 from cairnfs.coordinator.conductor.locking import Locking
 from cairnfs.coordinator.leases import NONE, READ, WRITE
+from cairnfs.coordinator.namespace import tree
 from cairnfs.coordinator.namespace.operation import Env
 from cairnfs.coordinator.recalls import Waiter
 from cairnfs.coordinator.sessions import Session, check_hello
@@ -223,7 +224,7 @@ class Arrivals:
         """The directories on the way to the one to mount, and that one's attributes or why there is none."""
         registry = self._context.registry
         lookup, get_attr = registry["lookup"], registry["get_attr"]
-        names = [name for name in subdir.encode(errors="surrogateescape").split(b"/") if name]
+        names = tree.names_of_path(subdir)
         env = Env(_ROOT, self._context.clock.wall_ns())
 
         def walk(txn: Any) -> tuple[list[int], common.Attr | CairnError]:

@@ -257,7 +257,7 @@ class Realms:
 def _walk_path(txn: ReadTransaction, path: str) -> list[int]:
     """The inodes on the way to a path, itself last. Raises CairnError."""
     way = [ROOT_INO]
-    for name in _names(path):
+    for name in tree.names_of_path(path):
         tree.load_directory(txn, way[-1])
         entry = tree.find_entry(txn, way[-1], name)
         if entry is None:
@@ -269,16 +269,12 @@ def _walk_path(txn: ReadTransaction, path: str) -> list[int]:
 def _known_way(txn: ReadTransaction, path: str) -> list[int]:
     """As far as there is something."""
     way = [ROOT_INO]
-    for name in _names(path):
+    for name in tree.names_of_path(path):
         entry = tree.find_entry(txn, way[-1], name)
         if entry is None:
             break
         way.append(entry.ino)
     return way
-
-
-def _names(path: str) -> list[bytes]:
-    return [name for name in path.encode(errors="surrogateescape").split(b"/") if name]
 
 
 def _inside(txn: ReadTransaction, realm: int, writers: dict[int, str]) -> list[tuple[int, str]]:

@@ -23,6 +23,11 @@ def check_name(name: bytes) -> None:
         raise CairnError(pb.ERROR_CODE_INVALID, f"name {name!r}")
 
 
+def names_of_path(path: str) -> list[bytes]:
+    """The names on the way from the root to `path`, for which leading and double slashes mean nothing."""
+    return [name for name in path.encode(errors="surrogateescape").split(b"/") if name]
+
+
 def is_directory(inode: Inode) -> bool:
     """Whether `inode` is a directory."""
     return stat.S_ISDIR(inode.mode)
