@@ -16,6 +16,7 @@ import pytest
 
 from tests.cluster.harness import Cluster, Mount
 from tests.cluster.shared import assert_sound
+from tests.soak.writers import sync_directory
 
 pytestmark = [pytest.mark.cluster, pytest.mark.fuse]
 
@@ -128,14 +129,6 @@ def change_names(place: Path, _stack: ExitStack) -> None:
 def change_and_sync_names(place: Path, stack: ExitStack) -> None:
     change_names(place, stack)
     sync_directory(place)
-
-
-def sync_directory(place: Path) -> None:
-    descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_and_close(place: Path, _stack: ExitStack) -> None:

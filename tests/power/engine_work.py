@@ -3,9 +3,7 @@
 Run `python -m tests.power.engine_work --seeds 1000` for more histories than the suite takes.
 """
 
-import argparse
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -14,6 +12,7 @@ from typing import Final
 from cairnfs.engine.interface import Operation, Transaction
 from cairnfs.engine.sqlite import SqliteEngine
 from tests.power.disk import Disk, read_in, write_out
+from tests.power.many_seeds import try_many
 from tests.power.recording import OsRecorder, RecordingVfs
 
 COMMITS: Final = 25
@@ -124,18 +123,7 @@ def run_seed(seed: int, directory: Path, lives: int = 3) -> int:
 
 def main() -> None:
     """Try many seeds."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=100)
-    parser.add_argument("--first", type=int, default=0)
-    options = parser.parse_args()
-    cuts = 0
-    for seed in range(options.first, options.first + options.seeds):
-        with tempfile.TemporaryDirectory() as directory:
-            try:
-                cuts += run_seed(seed, Path(directory))
-            except AssertionError as error:
-                raise SystemExit(f"seed {seed}: {error}") from error
-    print(f"{cuts} power cuts in {options.seeds} histories: no commit lost or torn")
+    try_many(run_seed, __doc__, "no commit lost or torn")
 
 
 if __name__ == "__main__":

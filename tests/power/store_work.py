@@ -3,10 +3,8 @@
 Run `python -m tests.power.store_work --seeds 1000` for more histories than the suite takes.
 """
 
-import argparse
 import hashlib
 import shutil
-import tempfile
 from pathlib import Path
 from random import Random
 from typing import Final
@@ -20,6 +18,7 @@ from cairnfs.datanode.store.interface import SmallChunk
 from cairnfs.datanode.store.local import LocalChunkStore
 from cairnfs.rpc.v1 import common_pb2
 from tests.power.disk import Disk, read_in, write_out
+from tests.power.many_seeds import try_many
 from tests.power.recording import Killed, OsRecorder
 
 STEPS: Final = 30
@@ -222,19 +221,8 @@ def run_seed(seed: int, directory: Path, lives: int = 3) -> int:
 
 def main() -> None:
     """Try many seeds."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=100)
-    parser.add_argument("--first", type=int, default=0)
-    options = parser.parse_args()
     limits.PACK_FILE_MAX_BYTES = PACK_FILE_BYTES  # type: ignore[misc]
-    cuts = 0
-    for seed in range(options.first, options.first + options.seeds):
-        with tempfile.TemporaryDirectory() as directory:
-            try:
-                cuts += run_seed(seed, Path(directory))
-            except AssertionError as error:
-                raise SystemExit(f"seed {seed}: {error}") from error
-    print(f"{cuts} power cuts in {options.seeds} histories: nothing lost, nothing wrong")
+    try_many(run_seed, __doc__, "nothing lost, nothing wrong")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from cairnfs.rpc.v1 import common_pb2, metadata_pb2 as pb
 from cairnfs.vfs.core import VFS
 from cairnfs.vfs.inodes import WRITE_LEASE, Inode
 from cairnfs.vfs.state import MountPolicy
+from tests.doubles.idle_kernel import IdleKernel
 from tests.doubles.rig import MemoryChunks, TrioClock
 
 
@@ -45,21 +46,8 @@ class Session:
         return None
 
 
-class Kernel:
-    """Knows nothing that could be invalidated."""
-
-    def expire_entries(self) -> bool:
-        return True
-
-    async def invalidate_entries(self, parent: int, names: Sequence[bytes]) -> None:
-        await trio.lowlevel.checkpoint()
-
-    async def invalidate_inode(self, ino: int, *, data: bool) -> None:
-        await trio.lowlevel.checkpoint()
-
-
 def opened(session: Session, nursery: trio.Nursery) -> tuple[VFS, Inode]:
-    vfs = VFS(session, MemoryChunks(), Kernel(), nursery, MountPolicy(), clock=TrioClock())
+    vfs = VFS(session, MemoryChunks(), IdleKernel(), nursery, MountPolicy(), clock=TrioClock())
     session.listener = vfs.events
     inode = vfs.state.inodes.get(7)
     inode.attr = common_pb2.Attr(ino=7, mode=0o100644, change=1)

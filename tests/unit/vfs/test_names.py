@@ -11,6 +11,7 @@ from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
 from cairnfs.vfs.core import VFS
 from cairnfs.vfs.inodes import READ_LEASE
 from cairnfs.vfs.state import MountPolicy
+from tests.doubles.idle_kernel import IdleKernel
 from tests.doubles.rig import MemoryChunks, TrioClock
 
 CALLER = pb.Caller()
@@ -44,25 +45,12 @@ class Session:
         return None
 
 
-class Kernel:
-    """Knows nothing that could be invalidated."""
-
-    def expire_entries(self) -> bool:
-        return True
-
-    async def invalidate_entries(self, parent: int, names: Sequence[bytes]) -> None:
-        await trio.lowlevel.checkpoint()
-
-    async def invalidate_inode(self, ino: int, *, data: bool) -> None:
-        await trio.lowlevel.checkpoint()
-
-
 @pytest.mark.parametrize("granted", [False, True])
 async def test_a_name_is_kept_only_if_it_was_granted_with_its_answer(granted: bool) -> None:
     """While a change of it is pending the answer is old; nothing is granted, the directory stays leased."""
     async with trio.open_nursery() as nursery:
         session = Session()
-        vfs = VFS(session, MemoryChunks(), Kernel(), nursery, MountPolicy(), clock=TrioClock())
+        vfs = VFS(session, MemoryChunks(), IdleKernel(), nursery, MountPolicy(), clock=TrioClock())
         session.listener, session.parent_leased = vfs.events, granted
         directory = vfs.state.inodes.get(DIRECTORY)
         directory.attr = common.Attr(ino=DIRECTORY, mode=0o040755, nlink=2, change=1)
