@@ -1,6 +1,7 @@
 """Open files: create, open, read, write, close."""
 
 import os
+from collections.abc import Iterator
 
 from cairnfs.base import limits
 from cairnfs.base.errors import CairnError
@@ -98,6 +99,8 @@ class FileOps(LockOps, Part):
         writable = writes(flags)
         handle = self.state.new_handle()
         self.state.files[handle] = file = FileHandle(inode, flags, direct=shared, writable=writable)
+        if inode.error is not None and any(other.told is inode.error for other in self._open_files(inode)):
+            file.told = inode.error  # it is older than this open file, and no secret
         inode.handles += 1
         inode.writers += writable
         if writable and inode.error is None and not self._waits_at_close(file):
@@ -110,10 +113,10 @@ class FileOps(LockOps, Part):
         """One descriptor is closed: report errors of writes that had returned, release record locks."""
         file = self.state.file(handle)
         try:
-            if file.writable:
-                if self._waits_at_close(file):
-                    await self.flusher.flush(file.inode)
-                self._report(file.inode)
+            if file.writable and self._waits_at_close(file):
+                await self._save(file)
+            elif file.writable:
+                self._report(file)
         finally:
             await self.release_locks(file.inode.ino, lock_owner, flock=False)
 
@@ -184,11 +187,22 @@ class FileOps(LockOps, Part):
             if error.code != common.ERROR_CODE_SESSION_FENCED:
                 inode.registered = True  # the next reconnection or close settles it
 
-    def _report(self, inode: Inode) -> None:
-        """Raise, once, what befell an earlier write."""
-        error, inode.error = inode.error, None
-        if error is not None:
+    def _report(self, file: FileHandle) -> None:
+        """Raise, once for each open file, what befell an earlier write."""
+        error = file.inode.error
+        if error is not None and error is not file.told:
+            self._told(file)
             raise error
+
+    def _told(self, file: FileHandle) -> None:
+        """The program behind this open file knows of the inode's error; it ends when all writers do."""
+        inode = file.inode
+        file.told = inode.error
+        if all(other.told is inode.error for other in self._open_files(inode) if other.writable):
+            inode.error = None
+
+    def _open_files(self, inode: Inode) -> Iterator[FileHandle]:
+        return (file for file in self.state.files.values() if file.inode is inode)
 
     # ------------------------------------------------------------------ read and write
 
@@ -203,7 +217,7 @@ class FileOps(LockOps, Part):
         file = self.state.file(handle)
         inode = file.inode
         if inode.error is not None:
-            self._report(inode)
+            self._report(file)
         if offset + len(data) > limits.FILE_SIZE_MAX_BYTES:
             raise CairnError(common.ERROR_CODE_FILE_TOO_LARGE)
         await self.flusher.throttle(inode)
@@ -213,7 +227,7 @@ class FileOps(LockOps, Part):
             at = self._position(file, offset)
             self.flusher.write(inode, at, data)
             if file.flags & SYNC_FLAGS:
-                await self.flusher.flush(inode)
+                await self._save(file)
             if at != offset:
                 self.state.spawn(self._pages_moved, inode)
             elif not (file.direct or file.flags & WRITES_OF_PYTHON) and inode.error is None:
@@ -261,6 +275,12 @@ class FileOps(LockOps, Part):
 
     async def fsync(self, handle: int, data_only: bool) -> None:
         """Everything written to the file so far is durable, or the error says that it is not."""
-        inode = self.state.file(handle).inode
-        await self.flusher.flush(inode)
-        self._report(inode)
+        await self._save(self.state.file(handle))
+
+    async def _save(self, file: FileHandle) -> None:
+        try:
+            await self.flusher.flush(file.inode)
+        except CairnError:
+            self._told(file)
+            raise
+        self._report(file)

@@ -46,6 +46,7 @@ class FileHandle:
     direct: bool
     writable: bool
     pattern: ReadPattern = field(default_factory=ReadPattern)
+    told: CairnError | None = None  # the error of the inode that a call on this open file has returned
 
 
 @dataclass(slots=True)

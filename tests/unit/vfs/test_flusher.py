@@ -1,8 +1,10 @@
 """The flusher: waiting for what others send, failures that are kept and tried again."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+import pytest
 import trio
 import trio.testing
 
@@ -11,7 +13,7 @@ from cairnfs.client.interface import SessionListener
 from cairnfs.rpc.v1 import common_pb2, metadata_pb2 as pb
 from cairnfs.vfs.core import VFS
 from cairnfs.vfs.inodes import WRITE_LEASE, Inode
-from cairnfs.vfs.state import MountPolicy
+from cairnfs.vfs.state import FileHandle, MountPolicy
 from tests.doubles.idle_kernel import IdleKernel
 from tests.doubles.rig import MemoryChunks, TrioClock
 
@@ -136,4 +138,49 @@ async def test_small_files_share_a_job(autojump_clock: trio.testing.MockClock) -
         assert sorted(entry.commit_write.ino for entry in session.changes) == list(range(100, 150))
         assert all(not inode.unsaved for inode in vfs.state.inodes)
         assert first.dirty.size_bytes == 0
+        nursery.cancel_scope.cancel()
+
+
+async def test_every_open_file_is_told_of_a_loss_once(
+    autojump_clock: trio.testing.MockClock, announced_warnings: list[str]
+) -> None:
+    announced_warnings.append("unsent writes are lost")
+    async with trio.open_nursery() as nursery:
+        vfs, inode = opened(Session(), nursery)
+        for handle in (1, 2):
+            vfs.state.files[handle] = FileHandle(inode, os.O_RDWR, direct=False, writable=True)
+        vfs.flusher.write(inode, 0, b"data")
+        nursery.start_soon(fails_once, vfs.fsync, 1, False)
+        await trio.testing.wait_all_tasks_blocked()
+        vfs.events._recalls.session_lost()
+        await trio.testing.wait_all_tasks_blocked()
+        await vfs.flush(1, 0)  # fsync has told it already
+        await fails_once(vfs.flush, 2, 0)
+        assert inode.error is None
+        await vfs.flush(1, 0)
+        nursery.cancel_scope.cancel()
+
+
+async def fails_once(call: Callable[..., Awaitable[None]], *args: object) -> None:
+    with pytest.raises(CairnError, match="the session had ended"):
+        await call(*args)
+
+
+async def test_a_file_opened_later_is_told_only_of_what_nobody_knows_yet(
+    announced_warnings: list[str],
+) -> None:
+    announced_warnings.append("unsent writes are lost")
+    async with trio.open_nursery() as nursery:
+        vfs, inode = opened(Session(), nursery)
+        flags = os.O_RDWR
+        vfs.flusher.write(inode, 0, b"data")
+        first = vfs._new_file(inode, flags, shared=False).handle
+        vfs.events._recalls.session_lost()
+        second, third = (vfs._new_file(inode, flags, shared=False).handle for _ in range(2))
+        await fails_once(vfs.flush, second, 0)
+        fourth = vfs._new_file(inode, flags, shared=False).handle
+        await vfs.flush(fourth, 0)
+        await fails_once(vfs.flush, first, 0)
+        await fails_once(vfs.flush, third, 0)
+        assert inode.error is None
         nursery.cancel_scope.cancel()
