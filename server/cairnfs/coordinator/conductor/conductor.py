@@ -21,6 +21,7 @@ from cairnfs.base.logs import get_logger
 from cairnfs.coordinator import keys, sessions as session_records
 from cairnfs.coordinator.conductor.arrivals import Arrivals
 from cairnfs.coordinator.conductor.batches import Batches
+from cairnfs.coordinator.conductor.chores import Chores
 from cairnfs.coordinator.conductor.context import (
     Config,
     Context,
@@ -86,7 +87,7 @@ class Conductor:
         self._locking = Locking(self.context)
         self._endings = Endings(self.context, self._locking, self.orphans)
         self._arrivals = Arrivals(self.context, self._locking, self._connections.__contains__, self._attach)
-        self.realms: Final = Realms(self.context)
+        self.realms: Final = Realms(self.context, Chores(self.context))
         self._deferred: deque[tuple[Session, pb.Request]] = deque()
         self._handlers: Final[dict[str, Handler]] = {
             "release": self._release,

@@ -4,52 +4,24 @@ In a realm with a limit nobody holds a WRITE lease, so every change is a request
 """
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 from cairnfs.base.errors import CairnError
-from cairnfs.base.limits import FOOTPRINT_RETRIES_MAX, ROOT_INO
+from cairnfs.base.limits import ROOT_INO
 from cairnfs.base.logs import get_logger
-from cairnfs.coordinator import keys
+from cairnfs.coordinator.conductor.chores import Chores
 from cairnfs.coordinator.conductor.context import Context
-from cairnfs.coordinator.leases import READ, Pending
+from cairnfs.coordinator.leases import READ
 from cairnfs.coordinator.namespace import policy, retag, tree, usage
-from cairnfs.coordinator.namespace.operation import Env, Footprint, FootprintChanged, Touch
+from cairnfs.coordinator.namespace.operation import Footprint, Touch
 from cairnfs.coordinator.recalls import Waiter
 from cairnfs.coordinator.records import RealmState
-from cairnfs.engine.interface import EngineBroken, Operation, Outcome, ReadTransaction, Transaction
+from cairnfs.engine.interface import ReadTransaction
 from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
 
 log = get_logger(__name__)
 
-_NOBODY: Final = pb.Caller()
-
 Answered = Callable[[pb.SetPolicyReply], None]
-Done = Callable[[Any, Exception | None], None]
-
-
-class Chore(Pending):
-    """A change that belongs to no session, from its footprint to its commit."""
-
-    __slots__ = ("apply", "attempts", "done", "flow", "footprint", "plan")
-
-    def __init__(
-        self,
-        flow: "Realms",
-        plan: Callable[[ReadTransaction], Footprint],
-        apply: Callable[[Transaction, Env], Any],
-        done: Done,
-    ) -> None:
-        super().__init__("")
-        self.flow = flow
-        self.plan = plan
-        self.apply = apply
-        self.done = done
-        self.attempts = 0
-        self.footprint = Footprint()
-
-    def proceed(self) -> None:
-        """Nobody believes what is to change any more."""
-        self.flow.submit(self)
 
 
 class _Setting(Waiter):
@@ -73,8 +45,9 @@ class _Setting(Waiter):
 class Realms:
     """Carries policies out."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, chores: Chores) -> None:
         self._context = context
+        self._chores = chores
         self._walking: set[int] = set()
         self._waiting: set[int] = set()  # realms to be forgotten when nothing belongs to them any more
         self._coming: set[int] = set()  # directories that get a limit in a moment
@@ -166,13 +139,10 @@ class Realms:
             if error is None:
                 self._walk(ino)
 
-        self._begin(
-            Chore(
-                self,
-                lambda _txn: Footprint((Touch(ino),)),
-                lambda txn, env: policy.change(txn, request, ino, env.now_ns),
-                done,
-            )
+        self._chores.start(
+            lambda _txn: Footprint((Touch(ino),)),
+            lambda txn, env: policy.change(txn, request, ino, env.now_ns),
+            done,
         )
 
     def _end(self, setting: _Setting, error: Exception | None) -> None:
@@ -193,13 +163,10 @@ class Realms:
             self._next(ino)
 
     def _next(self, ino: int) -> None:
-        self._begin(
-            Chore(
-                self,
-                lambda txn: retag.footprint(txn, ino),
-                lambda txn, env: (retag.is_walked(txn, ino), retag.step(txn, ino, env)),
-                lambda value, error: self._stepped(ino, value, error),
-            )
+        self._chores.start(
+            lambda txn: retag.footprint(txn, ino),
+            lambda txn, env: (retag.is_walked(txn, ino), retag.step(txn, ino, env)),
+            lambda value, error: self._stepped(ino, value, error),
         )
 
     def _stepped(self, ino: int, value: Any, error: Exception | None) -> None:
@@ -214,44 +181,6 @@ class Realms:
             self.refresh()
         else:
             self._waiting.add(ino)
-
-    # ------------------------------------------------------------------ chores
-
-    def _begin(self, chore: Chore) -> None:
-        context = self._context
-        chore.attempts += 1
-        try:
-            chore.footprint = context.read(chore.plan)
-        except Exception as error:  # noqa: BLE001 - a bug here must not disturb clients
-            chore.done(None, error)
-            return
-        chore.touches = {touch.ino: touch for touch in chore.footprint.touches}
-        context.leases.add_pending(chore)
-        for touch in chore.touches.values():
-            for holder in context.leases.holders(touch.ino):
-                context.recall_touched(chore, holder, touch)
-        if not chore.waits:
-            self.submit(chore)
-
-    def submit(self, chore: Chore) -> None:
-        """Commit the change."""
-        env = Env(_NOBODY, self._context.clock.wall_ns(), chore.footprint)
-        locks = tuple(keys.inode(ino) for ino in chore.touches)
-        operation = Operation(lambda txn: chore.apply(txn, env), locks, prefetch=locks)
-        self._context.commit(operation, lambda outcome: self._committed(chore, outcome))
-
-    def _committed(self, chore: Chore, outcome: Outcome) -> None:
-        context, error = self._context, outcome.error
-        if isinstance(error, EngineBroken):
-            return
-        context.leases.remove_pending(chore)
-        for holder, ino in sorted(chore.provisional or ()):
-            context.recall_touched(None, holder, chore.touches[ino])
-        chore.provisional = None
-        if isinstance(error, FootprintChanged) and chore.attempts <= FOOTPRINT_RETRIES_MAX:
-            self._begin(chore)
-            return
-        chore.done(outcome.value, error)
 
 
 def _walk_path(txn: ReadTransaction, path: str) -> list[int]:
