@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.postgres import PostgresServer
 
 SESSION_VARIABLE = "CAIRNFS_TEST_SESSION"
-GRACE_S = 5.0
+GRACE_S = 30.0
 LEAKS_OF_WORKER = "leaks"
 _LEAKS_OF_WORKERS = pytest.StashKey[list[str]]()
 

@@ -26,7 +26,7 @@ class Pair:
 
 
 @contextmanager
-def pair(factory: pytest.TempPathFactory, name: str, *, lease_s: float = 3.0) -> Iterator[Pair]:
+def pair(factory: pytest.TempPathFactory, name: str, *, lease_s: float = 10.0) -> Iterator[Pair]:
     """Three datanodes, two replicas, two mounts; at the end the whole is checked, data included."""
     cluster = Cluster(factory.mktemp(name) / "cluster")
     try:

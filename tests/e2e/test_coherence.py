@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.fuse]
 
 ROUNDS = 1000
 RECORDS = 100
-LEASE_S = 3.0
+LEASE_S = 5.0
 
 
 @pytest.fixture(scope="module")
@@ -322,5 +322,5 @@ def test_a_lock_of_a_killed_mount_is_released(mounted: Pair, lock: Callable[[int
     with opened(mounted.two.path / path.name, os.O_RDWR) as descriptor, holder(path, lock):
         assert not gets(lock, descriptor)
         third.signal(signal.SIGKILL)
-        eventually(lambda: gets(lock, descriptor), "the lock of a dead mount", LEASE_S * 4)
+        eventually(lambda: gets(lock, descriptor), "the lock of a dead mount")
     third.discard()

@@ -26,7 +26,7 @@ EXIT_MOUNT_FAILED = 32
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     made = Cluster(tmp_path_factory.mktemp("mounting") / "cluster")
     try:
-        made.start(datanodes=2, lease_s="3")
+        made.start(datanodes=2, lease_s="10")
         yield made
         assert_sound(made)
     finally:

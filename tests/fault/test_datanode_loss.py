@@ -70,7 +70,7 @@ def resident_bytes(part: Part) -> int:
 
 
 def test_a_copy_survives_the_crash_of_a_datanode(cluster: Cluster, tmp_path: Path) -> None:
-    cluster.start(datanodes=3, lease_s="3")
+    cluster.start(datanodes=3, lease_s="10")
     one, two = cluster.mount(), cluster.mount()
     source = make_source(tmp_path, COPY_MIB)
     copy = Copy(source, one.path / "copy")
@@ -91,7 +91,7 @@ def test_a_copy_survives_the_crash_of_a_datanode(cluster: Cluster, tmp_path: Pat
 
 
 def test_writes_go_on_beside_a_frozen_datanode(cluster: Cluster, tmp_path: Path) -> None:
-    cluster.start(datanodes=3, lease_s="3")
+    cluster.start(datanodes=3, lease_s="10")
     one = cluster.mount()
     source = make_source(tmp_path, COPY_MIB)
     copy = Copy(source, one.path / "copy")
@@ -122,7 +122,7 @@ def save(path: Path, content: bytes) -> int:
 
 
 def test_full_datanodes_refuse_writes_and_lose_nothing(cluster: Cluster) -> None:
-    cluster.start(datanodes=0, lease_s="3", garbage_grace_s="1")
+    cluster.start(datanodes=0, lease_s="10", garbage_grace_s="1")
     for _ in range(2):
         cluster.add_datanode(capacity_bytes=str(24 * MIB))
     one, two = cluster.mount(), cluster.mount()
@@ -152,7 +152,7 @@ def test_full_datanodes_refuse_writes_and_lose_nothing(cluster: Cluster) -> None
 
 def test_many_files_on_full_datanodes_are_refused_without_waiting(cluster: Cluster) -> None:
     """What could not be saved of closed files stays in memory; when that is full, others hear why."""
-    cluster.start(datanodes=0, lease_s="3")
+    cluster.start(datanodes=0, lease_s="10")
     for _ in range(2):
         cluster.add_datanode(capacity_bytes=str(8 * MIB))
     one = cluster.mount()

@@ -29,7 +29,7 @@ def damage(directory: Path) -> None:
 
 
 def test_repair_of_a_mounted_file_system(cluster: Cluster) -> None:
-    cluster.start(datanodes=2, lease_s="3")
+    cluster.start(datanodes=2, lease_s="10")
     mount = cluster.mount()
     (mount.path / "lost").write_bytes(b"content")
     (mount.path / "kept").write_bytes(b"kept")

@@ -48,7 +48,7 @@ def damage(part: Part, contents: list[bytes]) -> int:
 
 
 def test_damaged_chunks_are_read_around_reported_and_repaired(cluster: Cluster) -> None:
-    cluster.start(datanodes=3, lease_s="3", garbage_grace_s="1")
+    cluster.start(datanodes=3, lease_s="10", garbage_grace_s="1")
     one = cluster.mount()
     large = os.urandom(24 * MIB)
     small = [os.urandom(3000) for _ in range(SMALL_FILES)]
@@ -92,7 +92,7 @@ def refused(*words: str | Path) -> str:
 
 
 def test_a_data_directory_of_another_cluster_is_refused(cluster: Cluster, tmp_path: Path) -> None:
-    cluster.start(datanodes=1, lease_s="3")
+    cluster.start(datanodes=1, lease_s="10")
     stranger = cluster.datanodes[0]
     other = Cluster(tmp_path / "other")
     try:

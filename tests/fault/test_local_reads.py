@@ -51,7 +51,7 @@ def read_at(path: Path, offset: int, size: int) -> bytes:
 
 
 def test_reads_go_on_from_descriptors_while_every_datanode_is_dead(cluster: Cluster) -> None:
-    cluster.start(datanodes=2, lease_s="3")
+    cluster.start(datanodes=2, lease_s="10")
     content = os.urandom(4 * CHUNK)
     write(cluster.mount().path / "large", content)
     path = cluster.mount().path / "large"
@@ -73,7 +73,7 @@ def test_reads_go_on_from_descriptors_while_every_datanode_is_dead(cluster: Clus
 
 
 def test_small_files_are_right_while_their_packs_are_compacted(cluster: Cluster) -> None:
-    cluster.start(datanodes=2, lease_s="3", garbage_grace_s="1")
+    cluster.start(datanodes=2, lease_s="10", garbage_grace_s="1")
     one, two = cluster.mount(), cluster.mount()
     contents = {f"small{number}": os.urandom(SMALL) for number in range(200)}
     for name, content in contents.items():

@@ -61,7 +61,7 @@ def held(cluster: Cluster) -> list[int]:
 
 
 def test_flipped_bits_a_lost_disk_and_a_drained_node_cost_nothing(cluster: Cluster, tmp_path: Path) -> None:
-    cluster.start(datanodes=0, lease_s="3", garbage_grace_s="1")
+    cluster.start(datanodes=0, lease_s="10", garbage_grace_s="1")
     second = tmp_path / "second-disk"
     for disks in ("", str(second), ""):
         cluster.add_datanode(disks=disks, reserve_bytes="0", scrub_bytes_per_s="1GiB")
