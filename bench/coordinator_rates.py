@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
+from typing import Any
 
 from cairnfs.base.clock import SystemClock
 from cairnfs.base.limits import JOURNAL_BATCH_ENTRIES, READDIR_LIMIT_MAX, ROOT_INO
@@ -41,6 +42,7 @@ PATIENCE_S = 60.0
 OUTSTANDING = 32  # single requests of one session under way
 PER_MESSAGE = 8
 FILES_PER_DIRECTORY = 1_000
+REMOVALS_PER_BATCH = 150  # as many as one transaction takes
 FILL_AT_ONCE = 400
 FILL_STEPS_PER_COMMIT = 25
 
@@ -196,22 +198,27 @@ def batches(
     session: Session, count: int, parents: Iterator[int], numbers: Iterator[int], prefix: bytes = b"file"
 ) -> list[bytes]:
     """Messages with batches that make `count` files of `parents` in turn."""
-    made = []
-    for first in range(0, count, JOURNAL_BATCH_ENTRIES):
-        batch = pb.Batch()
-        for at in range(first, min(first + JOURNAL_BATCH_ENTRIES, count)):
-            parent = next(parents)
-            batch.entries.append(
-                pb.BatchEntry(
-                    caller=CALLER,
-                    now_ns=time.time_ns(),
-                    new_ino=next(numbers),
-                    touches=[parent],
-                    mknod=pb.MkNod(parent=parent, name=b"%s-%08d" % (prefix, at), mode=0o100644),
-                )
-            )
-        made.append(session.pack([pb.Request(batch=batch)]))
-    return made
+    entries = []
+    for at in range(count):
+        parent = next(parents)
+        op = pb.MkNod(parent=parent, name=b"%s-%08d" % (prefix, at), mode=0o100644)
+        entries.append(entry(parent, new_ino=next(numbers), mknod=op))
+    return packed(session, entries)
+
+
+def entry(*touches: int, **fields: Any) -> pb.BatchEntry:
+    """A change of the inodes `touches`."""
+    return pb.BatchEntry(caller=CALLER, now_ns=time.time_ns(), touches=touches, **fields)
+
+
+def packed(
+    session: Session, entries: list[pb.BatchEntry], at_once: int = JOURNAL_BATCH_ENTRIES
+) -> list[bytes]:
+    """Messages with `entries`, in batches of `at_once`."""
+    return [
+        session.pack([pb.Request(batch=pb.Batch(entries=entries[first : first + at_once]))])
+        for first in range(0, len(entries), at_once)
+    ]
 
 
 def batched_creates(sessions: list[Session], count: int) -> None:
@@ -227,6 +234,50 @@ def batched_creates(sessions: list[Session], count: int) -> None:
         numbers = iter(list(islice(session.reserve(), count)))
         messages.append(batches(session, count, parents, numbers))
     measure("batched creates", count * len(sessions), lambda: run(sessions, messages, 1))
+
+
+def batched_trees(sessions: list[Session], count: int) -> None:
+    """Make `count` directories in every session, each with a small file in it; then remove all of that."""
+    steps: dict[str, list[list[bytes]]] = {}
+    for session in sessions:
+        root = session.directory(session.root, b"t%016x" % random.getrandbits(64))
+        numbers = list(islice(session.reserve(), 2 * count))
+        pairs = [(b"%08d" % at, *numbers[2 * at : 2 * at + 2]) for at in range(count)]
+        entries = {
+            "batched mkdir": [
+                entry(root, new_ino=inner, mkdir=pb.MkDir(parent=root, name=name, mode=0o755))
+                for name, inner, _ in pairs
+            ],
+            "batched creates, one in each": [
+                entry(inner, new_ino=ino, mknod=pb.MkNod(parent=inner, name=b"file", mode=0o100644))
+                for _, inner, ino in pairs
+            ],
+            "batched writes": [entry(ino, commit_write=small_write(ino)) for _, _, ino in pairs],
+            "batched unlinks": [
+                entry(inner, ino, unlink=pb.Unlink(parent=inner, name=b"file")) for _, inner, ino in pairs
+            ],
+            "batched rmdirs": [
+                entry(root, inner, rmdir=pb.RmDir(parent=root, name=name)) for name, inner, _ in pairs
+            ],
+        }
+        for label, mine in entries.items():
+            steps.setdefault(label, []).append(packed(session, mine, REMOVALS_PER_BATCH))
+    for label, messages in steps.items():
+        measure(label, count * len(sessions), partial(run, sessions, messages, 1))
+    for session in sessions:
+        failed = pb.Event.FromString(session.last[-1]).reply.batch.results
+        assert not failed, f"not all was removed: {failed}"
+
+
+def small_write(ino: int) -> pb.CommitWrite:
+    """Four KiB in a chunk of its own."""
+    chunk_id = random.randbytes(32)
+    return pb.CommitWrite(
+        ino=ino,
+        size=4_096,
+        chunks=[pb.StoredChunk(chunk_id=chunk_id, length=4_096, nodes=[1, 2])],
+        slices=[common.Slice(length=4_096, chunk_id=chunk_id)],
+    )
 
 
 def singles(label: str, sessions: list[Session], requests: list[list[pb.Request]]) -> None:
@@ -373,6 +424,7 @@ def main() -> None:
     try:
         sessions = [Session(station, number + 1) for number in range(options.sessions)]
         batched_creates(sessions, options.files)
+        batched_trees(sessions, options.files // 4)
         single_operations(sessions, options.singles)
     finally:
         station.close()

@@ -50,6 +50,7 @@ LEADERSHIP_PERCENT: Final = 95  # of a term, as its holder counts it: clocks run
 ID_RANGE: Final = 4_096
 EXTENT_BLOCKS_PER_STEP: Final = 400  # truncation, removal and copying go in such steps
 STEP_KEYS_MAX: Final = 900  # keys one step writes; the conductor adds a few of its own
+REAP_AT_ONCE_SLICES_MAX: Final = 64  # of a file that ends in the transaction that takes its last name
 STEP_VALUES_MAX_BYTES: Final = 512 * KIB  # block values one step writes, before the last one
 OPEN_EXTENT_BLOCKS: Final = 16  # sent along with the answer to open
 EXTENTS_REPLY_SLICES_MAX: Final = 8_192  # the reply then covers less than was asked for
@@ -284,6 +285,7 @@ assert SLICES_MAX * 50 + 2 < VALUE_MAX_BYTES  # when each slice is of a chunk of
 assert 2 * COMMIT_SLICES_MAX + 2 < SLICES_MAX  # a compacted block takes any commit
 assert XATTR_VALUE_MAX_BYTES < VALUE_MAX_BYTES
 assert EXTENT_BLOCKS_PER_STEP * 2 + 10 < TRANSACTION_MAX_KEYS
+assert 2 * REAP_AT_ONCE_SLICES_MAX + 20 < STEP_KEYS_MAX
 assert STEP_KEYS_MAX + 50 < TRANSACTION_MAX_KEYS
 assert RETAG_STEP_ENTRIES * 2 + 10 + 2 * REALM_DEPTH_MAX < TRANSACTION_MAX_KEYS
 assert STEP_VALUES_MAX_BYTES + 4 * VALUE_MAX_BYTES < TRANSACTION_MAX_BYTES

@@ -239,6 +239,10 @@ class LeaseTable:
         """Whether any session is known to have the inode open."""
         return ino in self._opened
 
+    def closed(self, inos: Iterable[int]) -> set[int]:
+        """Those of `inos` that no session is known to have open."""
+        return set(inos).difference(self._opened)
+
     def open_elsewhere(self, session_id: str, ino: int) -> bool:
         """Whether another session is known to have the inode open."""
         sessions = self._opened.get(ino)

@@ -331,3 +331,52 @@ def test_a_file_removed_while_open_stays_until_it_is_closed(cluster: Cluster) ->
     a.ok(release=pb.Release(ino=ino))
     assert not inode_exists(cluster, ino)
     assert inode_exists(cluster, other)
+
+
+def test_what_a_batch_removes_ends_in_the_same_commit(cluster: Cluster) -> None:
+    a = cluster.client("a")
+    parent, (ino, other, *_) = directory(a), reserve(a)
+    settle(a, make(parent, b"f", ino), write(ino), make_directory(parent, b"d", other))
+    cluster.held = True
+    send(a, unlink(parent, b"f", ino), entry(parent, other, rmdir=pb.RmDir(parent=parent, name=b"d")))
+    cluster.commit_all()
+    assert not inode_exists(cluster, ino)
+    assert not inode_exists(cluster, other)
+    assert not cluster.commits
+
+
+def test_a_file_that_another_session_has_open_outlives_its_removal_in_a_batch(cluster: Cluster) -> None:
+    a, b = cluster.client("a"), cluster.client("b")
+    parent, ino = _open_at_b_and_written_by_a(cluster, a, b)
+    settle(a, unlink(parent, b"f", ino))
+    assert inode_exists(cluster, ino)
+    b.ok(release=pb.Release(ino=ino))
+    assert not inode_exists(cluster, ino)
+
+
+def test_who_has_not_come_back_may_have_a_file_open_that_a_batch_removes(cluster: Cluster) -> None:
+    """The coordinator that was told of the open file has died, and the next one does not know yet."""
+    a, b = cluster.client("a"), cluster.client("b")
+    parent, ino = _open_at_b_and_written_by_a(cluster, a, b)
+    cluster.restart()
+    a.connect(write_leases=[parent, ino])
+    settle(a, unlink(parent, b"f", ino))
+    assert inode_exists(cluster, ino)
+    b.connect(incarnation=1, open_inodes=[ino])
+    assert inode_exists(cluster, ino)
+    b.ok(release=pb.Release(ino=ino))
+    assert not inode_exists(cluster, ino)
+
+
+def _open_at_b_and_written_by_a(cluster: Cluster, a: Client, b: Client) -> tuple[int, int]:
+    """A directory of a's and a file in it that b reads, without a lease, while a has the WRITE lease."""
+    parent, (ino, *_) = directory(a), reserve(a)
+    settle(a, make(parent, b"f", ino))
+    opened = b.send(open=pb.Open(ino=ino))
+    a.answer()
+    assert b.replies[opened].error == common.ERROR_CODE_OK
+    taken = a.send(open=pb.Open(ino=ino, write=True))
+    b.answer(still_open=(ino,))
+    cluster.settle()
+    assert a.replies[taken].open.lease == pb.LEASE_KIND_WRITE
+    return parent, ino

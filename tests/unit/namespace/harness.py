@@ -1,6 +1,6 @@
 """A whole namespace without a coordinator: operations run one after another on the in-memory engine."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -45,6 +45,7 @@ class Namespace:
         self.caller = pb.Caller(uid=1000, gid=1000, umask=0o022)
         self.ids = ids.IdAllocator()
         self.steps = 0
+        self.closed: Container[int] = ()  # what no session has open, as far as operations are told
         self.chunk_bytes: dict[bytes, bytes] = {}
         self.write(lambda txn: mkfs.format_file_system(txn, "cluster", self.now_ns))
 
@@ -64,7 +65,7 @@ class Namespace:
             name = "open_truncate"
         spec = OPERATIONS[name]
         plan = spec.footprint
-        env = Env(caller=self.caller, now_ns=self.now_ns)
+        env = Env(caller=self.caller, now_ns=self.now_ns, closed=self.closed)
         if plan is None:
             return self.engine.read(lambda txn: spec.run(txn, op, env))  # type: ignore[arg-type]
         env.footprint = footprint or self.engine.read(lambda txn: plan(txn, op))

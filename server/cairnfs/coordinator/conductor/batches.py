@@ -3,6 +3,7 @@
 A batch recalls nobody and waits for nobody: what it touches is leased to its session, or made by it.
 """
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Final
 
@@ -101,10 +102,10 @@ class Batches:
             return
         key = keys.reply(session.id, seq)
         registry, changes = self._context.registry, batching.changes
-        leased, barred = batching.leased, batching.barred
+        leased, barred, closed = batching.leased, batching.barred, self._closed(batching)
 
         def body(txn: Transaction) -> tuple[pb.Event, Executed] | MoreSteps:
-            executed = run_batch(txn, registry, changes, leased, barred)
+            executed = run_batch(txn, registry, changes, leased, barred, closed)
             if isinstance(executed, MoreSteps):
                 return executed
             event = answer(seq, _BATCH, executed.reply)
@@ -115,6 +116,15 @@ class Batches:
         read = keys_read(changes)
         operation = Operation(body, locks=(key, *read), prefetch=read)
         self._context.commit(operation, lambda outcome: self._committed(batching, outcome))
+
+    def _closed(self, batching: Batching) -> Collection[int]:
+        """What of it is certainly open nowhere, so that it need not outlive its last name.
+
+        Others must have this session flush before they open any of it, which waits for this batch.
+        """
+        if self._context.sessions.recovering:
+            return ()  # who has it open may not have come back yet
+        return self._context.leases.closed(batching.touches)
 
     def _committed(self, batching: Batching, outcome: Outcome) -> None:
         """The commit is durable, or has left no change."""
@@ -135,6 +145,8 @@ class Batches:
         if error is not None:
             context.fail(batching.session, batching.seq, error, _BATCH)
             return
+        for ino in batching.executed.reaped:
+            context.leases.drop(batching.session_id, ino)
         for ino, keep_open in batching.executed.removed:
             self._orphans.removed(batching.session, ino, keep_open=keep_open or batching.told(ino))
         for holder, ino in sorted(batching.provisional or ()):

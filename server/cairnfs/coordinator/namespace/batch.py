@@ -1,6 +1,6 @@
 """A batch: changes that a session made under WRITE leases, run in order, each whole or not at all."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -29,6 +29,9 @@ _NAMED: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 
+_REMOVING: Final = frozenset({"unlink", "rmdir", "rename"})
+
+
 @dataclass(slots=True)
 class Change:
     """One entry; `inos` are all inodes that it changes, except the one that it makes (`new_ino`, or 0)."""
@@ -43,10 +46,14 @@ class Change:
 
 @dataclass(slots=True)
 class Executed:
-    """What a batch came to: the reply; the inodes made; (inode, still open) of those without a name now."""
+    """What a batch came to: the reply; the inodes made, and those that ended with their last name.
+
+    `removed` are those without a name that exist still, and whether the session has them open.
+    """
 
     reply: pb.BatchReply = field(default_factory=pb.BatchReply)
     made: set[int] = field(default_factory=set[int])
+    reaped: list[int] = field(default_factory=list[int])
     removed: list[tuple[int, bool]] = field(default_factory=list[tuple[int, bool]])
 
 
@@ -97,9 +104,11 @@ def run_batch(
     changes: Sequence[Change],
     leased: Collection[int],
     barred: Collection[int],
+    closed: Container[int] = (),
 ) -> Executed | MoreSteps:
     """Run `changes` until all are made or `txn` is full.
 
+    What is in `closed` ends with its last name, if it is small: no session has it open or can open it.
     A change of an inode that is not in `leased` and was not made by an earlier one fails with CONFLICT, as
     does the making of a number in `barred`. MoreSteps: the first change, a commit_write, was made in part,
     and the request is what is left of it; everything else is still to be run.
@@ -118,6 +127,7 @@ def run_batch(
                 covered,
                 change.new_ino,
                 forced=True,
+                closed=() if _keeps_open(change) else closed,
             )
             spec = registry[change.name]
             value = (spec.apply or spec.run)(inner, change.op, env)
@@ -134,7 +144,7 @@ def run_batch(
             if isinstance(value, MoreSteps):
                 return value
             covered.add(change.new_ino)
-            _note(executed, index, change, value)
+            _note(executed, index, change, value, txn)
         index += 1
     executed.reply.executed = index
     return executed
@@ -177,7 +187,11 @@ def _failure(index: int, change: Change, error: Exception) -> pb.BatchResult:
     return pb.BatchResult(index=index, error=code, detail=detail)
 
 
-def _note(executed: Executed, index: int, change: Change, value: Any) -> None:
+def _keeps_open(change: Change) -> bool:
+    return change.name in _REMOVING and change.op.keep_open
+
+
+def _note(executed: Executed, index: int, change: Change, value: Any, txn: Transaction) -> None:
     """Take down what the reply and the conductor must know of an entry."""
     name, op = change.name, change.op
     if change.new_ino:
@@ -188,8 +202,10 @@ def _note(executed: Executed, index: int, change: Change, value: Any) -> None:
                 index=index, allocated_bytes=value.attr.allocated_bytes, most_slices=value.most_slices
             )
         )
-    elif name in ("unlink", "rmdir"):
-        if value.attr.nlink == 0:
-            executed.removed.append((value.attr.ino, op.keep_open))
-    elif name == "rename" and value.HasField("replaced") and value.replaced.nlink == 0:
-        executed.removed.append((value.replaced.ino, op.keep_open))
+    elif name in _REMOVING:
+        lost = value.replaced if name == "rename" else value.attr
+        if lost.ino and lost.nlink == 0:
+            if txn.get(keys.inode(lost.ino)) is None:
+                executed.reaped.append(lost.ino)
+            else:
+                executed.removed.append((lost.ino, op.keep_open))

@@ -5,7 +5,7 @@ field in `Request.op`. The conductor (coordinator/conductor.py) owns recalls, tr
 deadlines; an operation knows none of them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -56,6 +56,7 @@ class Env:
     footprint: Cover = field(default_factory=Footprint)
     new_ino: int = 0  # an unused inode number, when the operation may create one
     forced: bool = False  # it has been reported done, so no limit may stop it
+    closed: Container[int] = ()  # inodes that no session has open, or can open before this is committed
 
 
 @dataclass(frozen=True, slots=True)

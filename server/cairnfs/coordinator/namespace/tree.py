@@ -164,16 +164,3 @@ def attributes_changed(inode: Inode, now_ns: int) -> Inode:
 def content_changed(inode: Inode, now_ns: int) -> Inode:
     """A file after a change of its content or size."""
     return inode._replace(mtime_ns=now_ns, ctime_ns=now_ns, change=inode.change + 1)
-
-
-def drop_link(txn: Transaction, ino: int, inode: Inode, now_ns: int) -> Inode:
-    """Take one name from an inode (a directory has only one) and save it.
-
-    Without a name left it becomes an orphan, which exists until it is reaped.
-    """
-    nlink = 0 if stat.S_ISDIR(inode.mode) else inode.nlink - 1
-    changed = inode._replace(nlink=nlink, ctime_ns=now_ns, change=inode.change + 1)
-    save(txn, ino, changed)
-    if nlink == 0:
-        txn.put(keys.orphan(ino), b"")
-    return changed

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from cairnfs.base.errors import CairnError
 from cairnfs.coordinator import keys
-from cairnfs.coordinator.namespace import realms, tree
+from cairnfs.coordinator.namespace import realms, reap, tree
 from cairnfs.coordinator.namespace.operation import Env, Footprint, OperationSpec, Touch
 from cairnfs.coordinator.records import Dentry, Inode
 from cairnfs.engine.interface import ReadTransaction, Transaction
@@ -130,7 +130,7 @@ def _move(txn: Transaction, op: pb.Rename, env: Env, move: _Move) -> pb.RenameRe
     _save_parents(txn, op, env, move)
     move.moved = _placed(txn, move.source.ino, move.moved, op.new_parent, move.new_parent.realm, env)
     if move.target is not None and move.replaced is not None:
-        move.replaced = tree.drop_link(txn, move.target.ino, move.replaced, env.now_ns)
+        move.replaced = reap.drop_link(txn, move.target.ino, move.replaced, env)
     return _reply(op, move, move.replaced)
 
 

@@ -2,7 +2,7 @@
 
 from cairnfs.base.errors import CairnError
 from cairnfs.coordinator import keys
-from cairnfs.coordinator.namespace import realms, tree
+from cairnfs.coordinator.namespace import realms, reap, tree
 from cairnfs.coordinator.namespace.operation import Env, OperationSpec
 from cairnfs.coordinator.namespace.ops.unlink import footprint
 from cairnfs.engine.interface import Transaction
@@ -24,7 +24,7 @@ def run(txn: Transaction, op: pb.RmDir, env: Env) -> pb.RemoveReply:
     txn.delete(keys.dentry(op.parent, op.name))
     parent = tree.entries_changed(parent, env.now_ns, links=-1)
     tree.save(txn, op.parent, parent)
-    inode = tree.drop_link(txn, entry.ino, inode, env.now_ns)
+    inode = reap.drop_link(txn, entry.ino, inode, env)
     return tree.remove_reply(entry.ino, inode, op.parent, parent)
 
 

@@ -2,7 +2,7 @@
 
 from cairnfs.base.errors import CairnError
 from cairnfs.coordinator import keys
-from cairnfs.coordinator.namespace import tree
+from cairnfs.coordinator.namespace import reap, tree
 from cairnfs.coordinator.namespace.operation import Env, Footprint, OperationSpec, Touch
 from cairnfs.engine.interface import ReadTransaction, Transaction
 from cairnfs.rpc.v1 import common_pb2, metadata_pb2 as pb
@@ -29,7 +29,7 @@ def run(txn: Transaction, op: pb.Unlink, env: Env) -> pb.RemoveReply:
     txn.delete(keys.dentry(op.parent, op.name))
     parent = tree.entries_changed(parent, env.now_ns)
     tree.save(txn, op.parent, parent)
-    inode = tree.drop_link(txn, entry.ino, inode, env.now_ns)
+    inode = reap.drop_link(txn, entry.ino, inode, env)
     return tree.remove_reply(entry.ino, inode, op.parent, parent)
 
 
