@@ -7,8 +7,8 @@ import sqlite3
 import subprocess
 import sys
 import sysconfig
-import time
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -162,17 +162,14 @@ def test_df_counts_what_is_stored(mounted: Pair) -> None:
         figures = os.statvfs(path)
         return figures.f_files - figures.f_ffree
 
-    seen: list[int] = []
+    names = (path / f"one more {number}" for number in count())
 
-    def settled() -> bool:  # what tests before this one removed is reaped in the background
-        seen.append(inodes())
-        time.sleep(0.5)
-        return seen[-1] == inodes()
+    def counts_one_more() -> bool:  # what tests before this one removed is reaped in the background
+        before = inodes()
+        next(names).touch()
+        return inodes() == before + 1
 
-    eventually(settled, "the end of reaping")
-    before = inodes()
-    (path / "one more").touch()
-    assert inodes() == before + 1
+    eventually(counts_one_more, "the end of reaping, and then one more inode for a new file")
 
 
 def test_sparse_files_stay_sparse(mounted: Pair, tmp_path: Path) -> None:

@@ -2,13 +2,14 @@
 
 import contextlib
 import os
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 from cairnfs.base.limits import MAINTAIN_S, MIB
 from tests.cluster.harness import PATIENCE_S, Cluster, Part
-from tests.cluster.shared import assert_sound
+from tests.cluster.shared import assert_sound, eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.fuse]
 
@@ -65,10 +66,15 @@ def test_reads_go_on_from_descriptors_while_every_datanode_is_dead(cluster: Clus
         assert read_at(path, offset, 4_096) == content[offset : offset + 4_096]
     for datanode in cluster.datanodes:
         datanode.start()
-    other = os.urandom(CHUNK)
-    write(cluster.mounts[0].path / "other", other)
-    assert (cluster.mounts[1].path / "other").read_bytes() == other
-    assert descriptors_of_others(cluster, "chunks") - held, "the restarted datanodes were asked again"
+    names = iter(f"other-{number}" for number in count())
+
+    def asked_again() -> bool:
+        name, other = next(names), os.urandom(CHUNK)
+        write(cluster.mounts[0].path / name, other)
+        assert (cluster.mounts[1].path / name).read_bytes() == other
+        return bool(descriptors_of_others(cluster, "chunks") - held)
+
+    eventually(asked_again, "reads from files of the restarted datanodes")
     assert_sound(cluster)
 
 
