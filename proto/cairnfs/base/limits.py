@@ -97,6 +97,7 @@ HTTP2_CONNECT_S: Final = 2.0  # for one attempt to connect
 # ------------------------------------------------------------------ time
 LEASE_S: Final = 10.0
 RECALL_MAX_S: Final = 30.0  # a recall is answered within LEASE_S, or this while data is being saved for it
+ATTENTION_GAP_S: Final = 1.0  # a coordinator that looked at nobody for longer was away, and counts so much
 CLIENT_DOUBT_S: Final = LEASE_S / 2  # without contact the client stops trusting its caches
 SESSION_HEARTBEAT_S: Final = 1.0
 NODE_HEARTBEAT_S: Final = 5.0
@@ -289,6 +290,7 @@ assert 2 * REAP_AT_ONCE_SLICES_MAX + 20 < STEP_KEYS_MAX
 assert STEP_KEYS_MAX + 50 < TRANSACTION_MAX_KEYS
 assert RETAG_STEP_ENTRIES * 2 + 10 + 2 * REALM_DEPTH_MAX < TRANSACTION_MAX_KEYS
 assert STEP_VALUES_MAX_BYTES + 4 * VALUE_MAX_BYTES < TRANSACTION_MAX_BYTES
+assert ATTENTION_GAP_S < min(CLIENT_DOUBT_S, NODE_SUSPECT_S) / 2
 assert READDIR_LIMIT_MAX * (512 + READDIR_FILE_SLICES_MAX * 128) < GRPC_MESSAGE_MAX_BYTES
 assert EXTENTS_REPLY_SLICES_MAX * 128 + SLICES_MAX * 128 < GRPC_MESSAGE_MAX_BYTES
 assert SESSION_HEARTBEAT_S * 3 < CLIENT_DOUBT_S < LEASE_S

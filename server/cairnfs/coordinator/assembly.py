@@ -13,6 +13,7 @@ from typing import Any, Final
 from cairnfs.base.clock import Clock, SystemClock
 from cairnfs.base.ids import new_id
 from cairnfs.base.settings import CoordinatorSettings
+from cairnfs.coordinator.attention import AttentiveClock
 from cairnfs.coordinator.backups import Backups
 from cairnfs.coordinator.conductor import Conductor, Config
 from cairnfs.coordinator.driver import Driver
@@ -47,7 +48,7 @@ class Coordinator:
         """Raises ValueError or CairnError when the settings or the metadata cannot be used."""
         check_listen(settings)
         self._settings = settings
-        self._clock = clock if clock is not None else SystemClock()
+        self._clock = AttentiveClock(clock if clock is not None else SystemClock())
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
         self._background: list[asyncio.Task[None]] = []
@@ -69,7 +70,7 @@ class Coordinator:
             settings,
             self.cluster_id,
             first_version=self.config.incarnation << 32,
-            epoch_ms=int(clock.wall_ns() / 1e6 - now_s * 1e3),
+            wall_ms=lambda: clock.wall_ns() // 1_000_000,
         )
         self.manager.restore(store.read(lambda txn: list(nodes_table.scan_nodes(txn))), now_s)
         placer = Placer(self.manager, load_selector(settings.selector), Random())

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from cairnfs.base.clock import ManualClock
+from cairnfs.base.clock import Clock, ManualClock
 from cairnfs.coordinator.conductor import Commit, Conductor, Config, Effects
 from cairnfs.coordinator.namespace.ids import IdAllocator, reserve_inode_numbers
 from cairnfs.coordinator.namespace.mkfs import format_file_system
@@ -114,9 +114,13 @@ class Cluster:
     """One conductor, its engine and its clients. Commits wait for `settle` when `held`."""
 
     def __init__(
-        self, engine: Engine | None = None, registry: dict[str, OperationSpec] | None = None
+        self,
+        engine: Engine | None = None,
+        registry: dict[str, OperationSpec] | None = None,
+        seen_as: Callable[[Clock], Clock] = lambda clock: clock,
     ) -> None:
         self.clock = ManualClock()
+        self._seen_clock = seen_as(self.clock)
         self.engine = engine or MemoryEngine()
         self.registry = registry or OPERATIONS
         self.clients: dict[int, Client] = {}
@@ -136,7 +140,9 @@ class Cluster:
         numbers = IdAllocator()
         numbers.add(self._one(reserve_inode_numbers))
         config = Config("cluster", self._one(next_incarnation), lease_s=LEASE_S)
-        conductor = Conductor(config, self.clock, self.registry, self.engine.read, numbers, common.ClusterMap)
+        conductor = Conductor(
+            config, self._seen_clock, self.registry, self.engine.read, numbers, common.ClusterMap
+        )
         self.do(conductor.start())
         return conductor
 

@@ -24,7 +24,7 @@ class Members:
 
     def __init__(self, replicas: int = 2, grace_s: float = 60.0) -> None:
         self.settings = CoordinatorSettings(replicas=replicas, garbage_grace_s=grace_s)
-        self.manager = NodeManager(self.settings, "cluster", epoch_ms=1_000_000)
+        self.manager = NodeManager(self.settings, "cluster", wall_ms=lambda: 1_000_000 + int(self.now * 1000))
         self.now = 100.0
         self.told: list[common_pb2.NodeUpdate] = []
         self.manager.subscribe(self.told.append)

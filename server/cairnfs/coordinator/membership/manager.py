@@ -46,13 +46,13 @@ class NodeManager:
         cluster_id: str,
         *,
         first_version: int = 0,
-        epoch_ms: int = 0,
+        wall_ms: Callable[[], int] = lambda: 0,
     ) -> None:
-        """`epoch_ms` is the wall time, in milliseconds, at which `now` was 0."""
+        """`wall_ms` gives the wall time, in milliseconds, to be shown."""
         self.cluster_id = cluster_id
         self.replicas = settings.replicas
         self._settings = settings
-        self._epoch_ms = epoch_ms
+        self._wall_ms = wall_ms
         self._ring = UpdateRing(first_version=first_version)
         self._nodes: dict[int, Node] = {}
         self._listeners: list[Listener] = []
@@ -257,7 +257,7 @@ class NodeManager:
 
     def _hear(self, node: Node, now: float) -> None:
         node.last_heard_s = now
-        node.last_seen_ms = self._epoch_ms + int(now * 1000)
+        node.last_seen_ms = self._wall_ms()
 
     def _news(self, seen_version: int) -> nodes_pb2.HeartbeatReply:
         next_ms = int(self._settings.heartbeat_s * 1000)
