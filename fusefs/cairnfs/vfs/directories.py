@@ -19,6 +19,7 @@ import trio
 from cairnfs.base import limits
 from cairnfs.base.errors import CairnError
 from cairnfs.base.logs import get_logger
+from cairnfs.base.reserved import is_hidden
 from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
 from cairnfs.vfs.base import Part
 from cairnfs.vfs.inodes import Inode
@@ -128,9 +129,11 @@ class DirectoryOps(Part):
         return listed
 
     def _entry(self, directory: Inode, entry: Name, place: int) -> Listed | None:
-        """What the kernel is told of an entry, if it still exists."""
+        """What the kernel is told of an entry, if it still exists and is not hidden."""
         state = self.state
         name, ino, mode = entry
+        if is_hidden(directory.ino, name):
+            return None
         if state.entries_leased(directory) and directory.entries.get(name, ino) != ino:
             return None  # removed or replaced since it was listed
         inode = state.inodes.find(ino) if place <= limits.LISTED_WITH_ATTRIBUTES_MAX else None

@@ -10,6 +10,7 @@ from typing import Any
 from cairnfs.base import limits
 from cairnfs.base.errors import CairnError
 from cairnfs.base.logs import get_logger
+from cairnfs.base.reserved import is_hidden
 from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
 from cairnfs.vfs.inodes import WRITE_LEASE, Inode
 from cairnfs.vfs.pending import overlay
@@ -86,9 +87,12 @@ class LocalChanges:
 
     def _is_absent(self, directory: Inode, name: bytes) -> bool:
         ino = directory.entries.get(name, 0)
-        return ino is None or (ino == 0 and directory.complete)
+        absent = ino is None or (ino == 0 and directory.complete)
+        return absent and not is_hidden(directory.ino, name)
 
     def _find(self, directory: Inode, name: bytes) -> Inode | None:
+        if is_hidden(directory.ino, name):
+            return None  # the coordinator says why not
         ino = directory.entries.get(name)
         return self._state.inodes.find(ino) if ino else None
 

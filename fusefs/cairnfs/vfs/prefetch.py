@@ -12,6 +12,7 @@ from stat import S_ISDIR, S_ISREG
 from cairnfs.base import limits
 from cairnfs.base.errors import CairnError
 from cairnfs.base.logs import get_logger
+from cairnfs.base.reserved import HIDDEN_NAMES
 from cairnfs.rpc.v1 import metadata_pb2 as pb
 from cairnfs.vfs.chunk_source import ChunkSource
 from cairnfs.vfs.contents import Contents
@@ -339,5 +340,6 @@ def _entries(listed: Iterable[pb.DirEntry]) -> list[Entry]:
         attr = each.attr
         mode, size = attr.mode, attr.size
         small_bytes = size if S_ISREG(mode) and size <= limits.PREFETCH_FILE_MAX_BYTES else 0
-        entries.append(Entry(each.name, attr.ino, small_bytes, S_ISDIR(mode)))
+        is_visited = S_ISDIR(mode) and each.name not in HIDDEN_NAMES
+        entries.append(Entry(each.name, attr.ino, small_bytes, is_visited))
     return entries

@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Final, NamedTuple
 
 from cairnfs.base.limits import FSCK_MENDS_MAX, FSCK_PROBLEMS_MAX, REPLIES_PURGED_AT_ONCE, ROOT_INO
+from cairnfs.base.reserved import is_hidden
 from cairnfs.coordinator import chunk_table, keys
 from cairnfs.coordinator.namespace import mends, policy, tree, usage
 from cairnfs.coordinator.records import ChunkRecord, Dentry, Inode, Realm, RealmState, decode_slices
@@ -154,7 +155,7 @@ class Checker:
 
     def _check_name(self, txn: ReadTransaction, directory: int, name: bytes, entry: Dentry) -> None:
         self._links[entry.ino] += 1
-        self._subdirectories[directory] += entry.kind == _DIRECTORY
+        self._subdirectories[directory] += entry.kind == _DIRECTORY and not is_hidden(directory, name)
         where = f"{name!r} in directory {directory}"
         removal = mends.remove_entry(directory, name, entry)
         correction = mends.correct_entry(directory, name, entry.ino)

@@ -35,9 +35,10 @@ def create_inode(
     """Make inode `env.new_ino` of `mode` (type and permissions before umask) as entry `name` of `parent`.
 
     The set-group-ID bit of a file made by a stranger to the group is the kernel's business. Raises
-    CairnError INVALID, NAME_TOO_LONG, NOT_FOUND, NOT_DIRECTORY, EXISTS, TOO_MANY_LINKS, QUOTA.
+    CairnError INVALID, NAME_TOO_LONG, NOT_PERMITTED (a reserved name), NOT_FOUND, NOT_DIRECTORY, EXISTS,
+    TOO_MANY_LINKS, QUOTA.
     """
-    tree.check_name(name)
+    tree.check_users_name(parent, name)
     directory = tree.load_living_directory(txn, parent)
     if tree.find_entry(txn, parent, name) is not None:
         raise CairnError(common_pb2.ERROR_CODE_EXISTS, f"{name!r} in {parent}")
@@ -71,6 +72,37 @@ def create_inode(
         txn.put(keys.xattr(env.new_ino, xattr_name), value)
     usage.change(txn, directory.realm, inodes=1, forced=env.forced)
     return Made(inode, directory)
+
+
+def create_hidden(
+    txn: Transaction, now_ns: int, parent: int, name: bytes, ino: int, *, permissions: int, realm: int
+) -> Inode:
+    """Make the hidden directory `name` (base/reserved.py) of root's in `parent`, which shows no sign of it.
+
+    The caller has had others give up `Touch(parent, names=(name,))`. Its usage counts to `realm`.
+    """
+    directory = tree.load_living_directory(txn, parent)
+    inode = Inode(
+        mode=stat.S_IFDIR | permissions,
+        uid=0,
+        gid=0,
+        nlink=2,
+        rdev=0,
+        size=tree.DIRECTORY_SIZE_BYTES,
+        allocated_bytes=0,
+        atime_ns=now_ns,
+        mtime_ns=now_ns,
+        ctime_ns=now_ns,
+        change=1,
+        xattrs=0,
+        parent=parent,
+        realm=realm,
+    )
+    tree.save(txn, ino, inode)
+    tree.save(txn, parent, directory._replace(change=directory.change + 1))
+    txn.put(keys.dentry(parent, name), Dentry(ino, tree.DIRECTORY_KIND).encode())
+    usage.change(txn, realm, inodes=1, forced=True)
+    return inode
 
 
 def _permissions(

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 from cairnfs.base.errors import CairnError
 from cairnfs.base.limits import BLOCK_BYTES, ROOT_INO
+from cairnfs.base.reserved import is_hidden
 from cairnfs.coordinator import chunk_table, keys
 from cairnfs.coordinator.namespace import tree, usage
 from cairnfs.coordinator.namespace.ids import reserve_inode_numbers
@@ -66,7 +67,8 @@ def _delete_entry(
 ) -> None:
     txn.delete(keys.dentry(directory, name))
     if parent is not None:
-        links = -1 if entry.kind == tree.DIRECTORY_KIND and parent.nlink > 2 else 0
+        counted = entry.kind == tree.DIRECTORY_KIND and not is_hidden(directory, name)
+        links = -1 if counted and parent.nlink > 2 else 0
         tree.save(txn, directory, tree.entries_changed(parent, now_ns, links))
 
 

@@ -5,6 +5,7 @@ from typing import Final
 
 from cairnfs.base.errors import CairnError
 from cairnfs.base.limits import LINK_MAX, NAME_MAX_BYTES
+from cairnfs.base.reserved import is_hidden
 from cairnfs.coordinator import keys
 from cairnfs.coordinator.namespace.operation import Env, FootprintChanged
 from cairnfs.coordinator.records import Dentry, Inode
@@ -21,6 +22,13 @@ def check_name(name: bytes) -> None:
         raise CairnError(pb.ERROR_CODE_NAME_TOO_LONG, f"{len(name)} bytes")
     if not name or b"/" in name or b"\0" in name or name in (b".", b".."):
         raise CairnError(pb.ERROR_CODE_INVALID, f"name {name!r}")
+
+
+def check_users_name(directory: int, name: bytes) -> None:
+    """Refuse also what users may neither give nor take: NOT_PERMITTED for a reserved name."""
+    check_name(name)
+    if is_hidden(directory, name):
+        raise CairnError(pb.ERROR_CODE_NOT_PERMITTED, f"the name {name!r} is reserved")
 
 
 def names_of_path(path: str) -> list[bytes]:

@@ -18,9 +18,9 @@ def run(txn: Transaction, op: pb.Link, env: Env) -> pb.EntryReply:
     """Make the link.
 
     Raises CairnError NOT_FOUND (also when the file has no name left), NOT_DIRECTORY, EXISTS, NOT_PERMITTED
-    (a directory), TOO_MANY_LINKS, INVALID, NAME_TOO_LONG, CROSS_DEVICE.
+    (a directory, a reserved name), TOO_MANY_LINKS, INVALID, NAME_TOO_LONG, CROSS_DEVICE.
     """
-    tree.check_name(op.name)
+    tree.check_users_name(op.parent, op.name)
     tree.require_cover(env, op.ino)
     parent = tree.load_living_directory(txn, op.parent)
     inode = tree.load(txn, op.ino)

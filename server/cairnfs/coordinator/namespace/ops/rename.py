@@ -45,12 +45,13 @@ def run(txn: Transaction, op: pb.Rename, env: Env) -> pb.RenameReply:
     """Rename as renameat2(2) does.
 
     Raises CairnError NOT_FOUND, NOT_DIRECTORY, IS_DIRECTORY, EXISTS (NOREPLACE), NOT_EMPTY, INVALID (a
-    directory into itself, bad names or flags), TOO_MANY_LINKS, NAME_TOO_LONG, CROSS_DEVICE, BUSY, QUOTA.
+    directory into itself, bad names or flags), TOO_MANY_LINKS, NAME_TOO_LONG, CROSS_DEVICE, BUSY, QUOTA,
+    NOT_PERMITTED (a reserved name).
     """
     if op.flags not in (0, NOREPLACE, EXCHANGE):
         raise CairnError(common_pb2.ERROR_CODE_INVALID, f"flags {op.flags}")
-    tree.check_name(op.name)
-    tree.check_name(op.new_name)
+    tree.check_users_name(op.parent, op.name)
+    tree.check_users_name(op.new_parent, op.new_name)
     move = _find(txn, op, env)
     if move.target is not None and move.target.ino == move.source.ino:
         return _reply(op, move, None)

@@ -10,8 +10,12 @@ from cairnfs.rpc.v1 import common_pb2, metadata_pb2 as pb
 
 
 def run(txn: Transaction, op: pb.RmDir, env: Env) -> pb.RemoveReply:
-    """Remove the directory. Raises CairnError NOT_FOUND, NOT_DIRECTORY, NOT_EMPTY, INVALID, BUSY."""
-    tree.check_name(op.name)
+    """Remove the directory.
+
+    Raises CairnError NOT_FOUND, NOT_DIRECTORY, NOT_EMPTY (also of hidden entries), INVALID, BUSY,
+    NOT_PERMITTED (a reserved name).
+    """
+    tree.check_users_name(op.parent, op.name)
     parent = tree.load_directory(txn, op.parent)
     entry = tree.require_entry(txn, op.parent, op.name)
     tree.require_cover(env, entry.ino)

@@ -18,8 +18,12 @@ def footprint(txn: ReadTransaction, op: pb.Unlink | pb.RmDir) -> Footprint:
 
 
 def run(txn: Transaction, op: pb.Unlink, env: Env) -> pb.RemoveReply:
-    """Remove the entry. Raises CairnError NOT_FOUND, NOT_DIRECTORY (parent), IS_DIRECTORY, INVALID."""
-    tree.check_name(op.name)
+    """Remove the entry.
+
+    Raises CairnError NOT_FOUND, NOT_DIRECTORY (parent), IS_DIRECTORY, INVALID, NOT_PERMITTED
+    (a reserved name).
+    """
+    tree.check_users_name(op.parent, op.name)
     parent = tree.load_directory(txn, op.parent)
     entry = tree.require_entry(txn, op.parent, op.name)
     tree.require_cover(env, entry.ino)
