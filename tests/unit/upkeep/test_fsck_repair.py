@@ -7,9 +7,10 @@ import pytest
 
 from cairnfs.base.errors import CairnError
 from cairnfs.coordinator import chunk_table, keys
-from cairnfs.coordinator.namespace import reap
+from cairnfs.coordinator.namespace import policy, reap, tree, usage
 from cairnfs.coordinator.namespace.mends import LOST_AND_FOUND, Mend
 from cairnfs.coordinator.upkeep.fsck import run_fsck
+from cairnfs.engine.interface import Transaction
 from cairnfs.rpc.v1 import metadata_pb2 as pb
 from tests.unit.namespace.harness import ROOT, Namespace
 from tests.unit.namespace.test_check import DAMAGES, DIRECTORY, FILE, Damage, fs, ino_of
@@ -89,6 +90,67 @@ def test_all_damages_at_once_are_mended(fs: Namespace) -> None:
             continue  # what it would damage is gone
     report = fsck(fs, Mender(fs), repair=True)
     assert faults(report) == {}, list(report.problems)
+
+
+def _miscount_realm(fs: Namespace, txn: Transaction, top: int) -> None:
+    usage.save_realm(txn, top, usage.load_realm(txn, top)._replace(used_bytes=7, used_inodes=1))
+
+
+def _lose_realm(fs: Namespace, txn: Transaction, top: int) -> None:
+    txn.delete(keys.realm(top))
+
+
+def _lose_root_realm(fs: Namespace, txn: Transaction, top: int) -> None:
+    txn.delete(keys.realm(ROOT))
+
+
+def _lose_realm_and_directory(fs: Namespace, txn: Transaction, top: int) -> None:
+    for key in (keys.realm(top), keys.inode(top), keys.dentry(ROOT, b"top")):
+        txn.delete(key)
+
+
+def _belong_to_root(fs: Namespace, txn: Transaction, top: int) -> None:
+    for name in (b"a", b"sub"):
+        ino = fs.find(name, top)
+        assert ino is not None
+        tree.save(txn, ino, tree.load(txn, ino)._replace(realm=ROOT))
+
+
+def _belong_to_nothing(fs: Namespace, txn: Transaction, top: int) -> None:
+    ino = ino_of(fs, DIRECTORY)
+    tree.save(txn, ino, tree.load(txn, ino)._replace(realm=4_711))
+
+
+@pytest.mark.parametrize(
+    ("damage", "text"),
+    [
+        (_miscount_realm, "there are"),
+        (_lose_realm, "missing realm"),
+        (_lose_root_realm, "missing realm 1"),
+        (_lose_realm_and_directory, "missing realm"),
+        (_belong_to_root, "belongs to realm 1 instead of"),
+        (_belong_to_nothing, "missing realm 4711"),
+    ],
+)
+def test_realms_are_mended(
+    fs: Namespace, damage: Callable[[Namespace, Transaction, int], None], text: str
+) -> None:
+    top = fs.mkdir(b"top")
+    fs.write(lambda txn: policy.change(txn, pb.SetPolicyRequest(inodes_limit=9), top, fs.now_ns))
+    for directory in (top, fs.mkdir(b"sub", top)):
+        fs.commit(fs.create(b"a", directory), 0, b"a content")
+    fs.write(lambda txn: damage(fs, txn, top))
+    mender = Mender(fs)
+    dry = fsck(fs, mender, repair=False)
+    assert faults(dry)["wrong_usage"] > 0
+    assert any(text in problem for problem in dry.problems), list(dry.problems)
+    assert fsck(fs, mender, repair=False).problems == dry.problems, "a dry run changed something"
+    report = fsck(fs, mender, repair=True)
+    assert faults(report) == {}, list(report.problems)
+    again = fsck(fs, mender, repair=True)
+    assert (again.mended, faults(again)) == (0, {})
+    fs.create(b"usable", ino_of(fs, DIRECTORY))
+    fs.assert_sound()
 
 
 def test_what_lost_its_name_is_found_again(fs: Namespace) -> None:

@@ -184,7 +184,12 @@ class Conductor:
 
     def mend(self, mend: Mend, done: Done) -> Effects:
         """Repair one finding of fsck; `done` gets the outcome."""
-        self._mending.start(mend, done)
+
+        def mended(outcome: Outcome) -> None:
+            self.realms.refresh()  # it may have been one that was mended
+            done(outcome)
+
+        self._mending.start(mend, mended)
         return self.context.take_effects()
 
     def look_for_orphans(self) -> Effects:

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from cairnfs.base.limits import FSCK_MENDS_MAX, FSCK_PROBLEMS_MAX, REPLIES_PURGED_AT_ONCE, ROOT_INO
 from cairnfs.base.reserved import is_hidden
 from cairnfs.coordinator import chunk_table, keys
-from cairnfs.coordinator.namespace import mends, policy, tree, usage
+from cairnfs.coordinator.namespace import mends, policy, realm_mends, tree, usage
 from cairnfs.coordinator.records import ChunkRecord, Dentry, Inode, Realm, RealmState, decode_slices
 from cairnfs.engine.interface import ReadTransaction
 from cairnfs.rpc.v1 import metadata_pb2 as pb
@@ -175,19 +175,21 @@ class Checker:
                 second = mends.remove_second_name(directory, first[1], name)
                 self._problem("wrong_links", text, second, directory, entry.ino)
         if inode is not None and (inode.realm != ROOT_INO or len(self._realms) > 1):
-            self._check_realm(txn, where, directory, entry.ino, inode)
+            self._check_realm(txn, directory, name, entry.ino, inode)
         if directory not in self._inodes and tree.find_inode(txn, directory) is None:
             self._problem("dangling", f"{where}, which does not exist", removal)
 
-    def _check_realm(self, txn: ReadTransaction, where: str, directory: int, ino: int, inode: Inode) -> None:
+    def _check_realm(self, txn: ReadTransaction, directory: int, name: bytes, ino: int, inode: Inode) -> None:
         """An inode belongs to the realm of its directory; of several, to that of one of them."""
+        where = f"{name!r} in directory {directory}"
         parent = tree.find_inode(txn, directory)
         if parent is None or inode.realm in (parent.realm, ino) or (inode.nlink > 1 and not inode.parent):
             return
         realms = [usage.find_realm(txn, realm) for realm in (inode.realm, parent.realm)]
         if all(realm is None or realm.state == RealmState.ACTIVE for realm in realms):
             wrong = f"inode {ino} belongs to realm {inode.realm} instead of realm {parent.realm}"
-            self._problem("wrong_usage", f"{where}: {wrong}")
+            mend = realm_mends.join_realm(directory, name, ino)
+            self._problem("wrong_usage", f"{where}: {wrong}", mend, directory, ino)
 
     def _walk_extents(self, txn: ReadTransaction, limit: int) -> bool:
         count = 0
@@ -318,23 +320,40 @@ class Checker:
         counted = usage.Usage(self.report.inodes, sum(self._allocated.values()))
         if now == self._usage != counted:
             text = f"usage counts {now}, there are {counted}"
-            self._problem("wrong_usage", text, mends.set_usage(now, counted), doubtful=True)
+            mend = realm_mends.set_usage(ROOT_INO, now, counted)
+            self._problem("wrong_usage", text, mend, doubtful=True)
         realms = dict(policy.scan(txn))
-        if len(realms) > 1 and realms == self._realms:
+        if realms == self._realms:
             self._judge_realms(realms)
         return True
 
     def _judge_realms(self, realms: dict[int, Realm]) -> None:
-        held = dict.fromkeys(realms, usage.NOTHING)
+        members: defaultdict[int, list[int]] = defaultdict(list)
         for ino, seen in self._inodes.items():
-            realm = seen.realm
-            if realm not in realms:
-                self._problem("wrong_usage", f"inode {ino} belongs to the missing realm {realm}")
-            while realm in realms:
-                inodes, allocated_bytes = held[realm]
-                held[realm] = usage.Usage(inodes + 1, allocated_bytes + self._allocated.get(ino, 0))
-                realm = realms[realm].parent
+            members[seen.realm].append(ino)
+        held: defaultdict[int, usage.Usage] = defaultdict(lambda: usage.NOTHING)
+        for realm, inos in members.items():
+            taken = sum(self._allocated.get(ino, 0) for ino in inos)
+            above = realm
+            while above:
+                inodes, allocated_bytes = held[above]
+                held[above] = usage.Usage(inodes + len(inos), allocated_bytes + taken)
+                above = realms[above].parent if above in realms else 0
+        for realm in members.keys() - realms.keys():
+            self._judge_missing_realm(realm, members[realm], held[realm])
         for ino, found in realms.items():
             counted = usage.Usage(found.used_inodes, found.used_bytes)
             if ino != ROOT_INO and counted != held[ino]:
-                self._problem("wrong_usage", f"realm {ino} counts {counted}, there are {held[ino]}")
+                text = f"realm {ino} counts {counted}, there are {held[ino]}"
+                mend = realm_mends.set_usage(ino, counted, held[ino])
+                self._problem("wrong_usage", text, mend, doubtful=True)
+
+    def _judge_missing_realm(self, realm: int, inos: list[int], held: usage.Usage) -> None:
+        top = self._inodes.get(realm)
+        if top is not None and top.realm == realm:
+            text = f"{len(inos)} inodes belong to the missing realm {realm}"
+            self._problem("wrong_usage", text, realm_mends.restore_realm(realm, held), realm)
+            return
+        for ino in inos:
+            text = f"inode {ino} belongs to the missing realm {realm}"
+            self._problem("wrong_usage", text, realm_mends.leave_realm(ino, realm), ino)

@@ -336,17 +336,3 @@ def is_without_session(txn: ReadTransaction, session_id: str) -> bool:
     """Whether there is no such session, nor one that has ended and whose replies are being deleted."""
     found = txn.get_many((keys.session(session_id), keys.ended_session(session_id)))
     return not any(value is not None for value in found.values())
-
-
-def set_usage(seen: usage.Usage, counted: usage.Usage) -> Apply:
-    """What the whole file system counts as in use."""
-
-    def apply(txn: Transaction, _now_ns: int) -> bool:
-        realm = usage.find_realm(txn, ROOT_INO)
-        if realm is None or usage.read(txn) != seen:
-            return False
-        changed = realm._replace(used_inodes=counted.inodes, used_bytes=counted.allocated_bytes)
-        usage.save_realm(txn, ROOT_INO, changed)
-        return True
-
-    return apply

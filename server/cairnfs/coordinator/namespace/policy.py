@@ -62,7 +62,10 @@ def exclusive(txn: ReadTransaction) -> set[int]:
     for ino in realms:
         above = ino
         while above:
-            realm = realms[above]
+            realm = realms.get(above)
+            if realm is None:  # lost: nobody knows what it allowed
+                found.add(ino)
+                break
             if realm.state != RealmState.ACTIVE or realm.space_limit_bytes or realm.inodes_limit:
                 found.add(ino)
             above = realm.parent
