@@ -38,7 +38,7 @@ def test_a_process_left_behind_fails_the_run(tmp_path: Path, options: tuple[str,
     source = """
 import subprocess
 def test_it(tmp_path):
-    child = subprocess.Popen(["sleep", "30"], start_new_session=True)
+    child = subprocess.Popen(["sleep", "600"], start_new_session=True)
     with open("pid", "w") as file:
         file.write(str(child.pid))
 """
@@ -49,9 +49,9 @@ def test_it(tmp_path):
 
 
 def _run(tmp_path: Path, source: str, *options: str) -> int:
-    (tmp_path / "conftest.py").write_text(
-        (ROOT / "tests" / "conftest.py").read_text().replace("GRACE_S = 5.0", "GRACE_S = 0.0")
-    )
+    rules = (ROOT / "tests" / "conftest.py").read_text()
+    assert "\nGRACE_S = 30.0\n" in rules
+    (tmp_path / "conftest.py").write_text(rules.replace("GRACE_S = 30.0", "GRACE_S = 0.0"))
     (tmp_path / "test_sample.py").write_text(source)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -62,5 +62,5 @@ def _run(tmp_path: Path, source: str, *options: str) -> int:
         env=environment,
         stdout=subprocess.DEVNULL,
         check=False,
-        timeout=60,
+        timeout=120,
     ).returncode
