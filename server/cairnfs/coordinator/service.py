@@ -1,8 +1,8 @@
 """The services of a coordinator: sessions, administration, and what datanodes call."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from typing import Any, Final
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Final, ParamSpec, TypeVar
 
 from google.protobuf.message import DecodeError
 
@@ -10,16 +10,20 @@ from cairnfs.base.errors import CairnError
 from cairnfs.base.limits import WELCOME_DEADLINE_S
 from cairnfs.base.logs import get_logger
 from cairnfs.coordinator.driver import Driver, Outbox
+from cairnfs.engine.interface import EngineError
 from cairnfs.http2.calls import Status
 from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb, nodes_pb2, nodes_pb2_grpc
 from cairnfs.serving import server
-from cairnfs.serving.methods import many_answers, many_requests, unary
+from cairnfs.serving.methods import Unavailable, many_answers, many_requests, unary
 from cairnfs.serving.server import Call, Opener
 
 log = get_logger(__name__)
 
 Fsck = Callable[[pb.FsckRequest, Any], AsyncIterator[pb.FsckProgress]]
 Dump = Callable[[pb.DumpRequest, Any], AsyncIterator[pb.DumpPart]]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _METADATA: Final = "/cairnfs.rpc.v1.Metadata/"
 _NODES: Final = "/cairnfs.rpc.v1.Nodes/"
@@ -46,15 +50,19 @@ class MetadataService:
         """What a server takes."""
         found: dict[str, Opener] = {
             _METADATA + "Session": lambda call: _Session(self._driver, call),
-            _METADATA + "Status": unary(pb.StatusRequest, self._get_status),
+            _METADATA + "Status": unary(pb.StatusRequest, _unless_engine_fails(self._get_status)),
             _METADATA + "ListNodes": unary(pb.ListNodesRequest, self._list_nodes),
         }
         found[_METADATA + "SetPolicy"] = unary(pb.SetPolicyRequest, self._set_policy)
-        found[_METADATA + "ListRealms"] = unary(pb.ListRealmsRequest, self._list_realms)
+        found[_METADATA + "ListRealms"] = unary(pb.ListRealmsRequest, _unless_engine_fails(self._list_realms))
         if self._fsck is not None:
-            found[_METADATA + "Fsck"] = many_answers(pb.FsckRequest, self._fsck)
+            found[_METADATA + "Fsck"] = many_answers(
+                pb.FsckRequest, _unless_engine_fails_meanwhile(self._fsck)
+            )
         if self._dump is not None:
-            found[_METADATA + "Dump"] = many_answers(pb.DumpRequest, self._dump)
+            found[_METADATA + "Dump"] = many_answers(
+                pb.DumpRequest, _unless_engine_fails_meanwhile(self._dump)
+            )
         return found
 
     async def _get_status(self, _request: pb.StatusRequest, _context: Any) -> pb.StatusReply:
@@ -193,6 +201,38 @@ class _Refusal:
 
 def _unless(deposed: Callable[[], bool], opener: Opener) -> Opener:
     return lambda call: _Refusal(call) if deposed() else opener(call)
+
+
+def _unless_engine_fails(handle: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+    """Tell the caller when the engine cannot be read now."""
+
+    async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await handle(*args, **kwargs)
+        except EngineError as error:
+            raise _unavailable(error) from error
+
+    return guarded
+
+
+def _unless_engine_fails_meanwhile(
+    handle: Callable[P, AsyncIterator[T]],
+) -> Callable[P, AsyncIterator[T]]:
+    """The same for many answers."""
+
+    async def guarded(*args: P.args, **kwargs: P.kwargs) -> AsyncIterator[T]:
+        try:
+            async for answer in handle(*args, **kwargs):
+                yield answer
+        except EngineError as error:
+            raise _unavailable(error) from error
+
+    return guarded
+
+
+def _unavailable(error: EngineError) -> Unavailable:
+    log.warning("metadata engine failed", what="what an operator asked", error=str(error))
+    return Unavailable("the metadata engine failed; try again")
 
 
 def _nodes_methods(nodes: Any) -> dict[str, Opener]:

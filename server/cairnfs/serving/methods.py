@@ -15,6 +15,10 @@ from cairnfs.serving.server import Call, Opener
 log = get_logger(__name__)
 
 
+class Unavailable(Exception):
+    """A call cannot be served now, for the reason given; the caller may try again, elsewhere or later."""
+
+
 class Exchange:
     """One call as a coroutine sees it: the client's messages to iterate over, and `send`.
 
@@ -33,6 +37,8 @@ class Exchange:
             await serve(self)
         except DecodeError:
             self._call.finish(Status.INTERNAL, "a malformed message")
+        except Unavailable as error:
+            self._call.finish(Status.UNAVAILABLE, str(error))
         except Exception:
             log.exception("call_failed")
             self._call.finish(Status.INTERNAL, "internal error")

@@ -11,6 +11,7 @@ import pytest
 from cairnfs.base.settings import CoordinatorSettings
 from cairnfs.coordinator.assembly import Coordinator
 from cairnfs.coordinator.driver import Outbox
+from cairnfs.engine.interface import EngineUnreachable
 from cairnfs.engine.memory import MemoryEngine
 from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb, metadata_pb2_grpc
 
@@ -104,6 +105,20 @@ def test_fsck_tells_of_a_sound_file_system() -> None:
         messages = [progress async for progress in stub.Fsck(pb.FsckRequest())]
         assert messages[-1].report.directories == 1
         assert not messages[-1].report.problems
+
+    serve(body)
+
+
+@pytest.mark.announces_warnings("metadata engine failed", "upkeep waits for the metadata engine")
+def test_an_operator_is_told_when_the_engine_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_engine: MemoryEngine, _body: object) -> None:
+        raise EngineUnreachable("the database is starting up")
+
+    async def body(_coordinator: Coordinator, stub: Any) -> None:
+        monkeypatch.setattr(MemoryEngine, "read", refuse)
+        for call in (stub.Status(pb.StatusRequest()), stub.Fsck(pb.FsckRequest())):
+            assert await call.code() == grpc.StatusCode.UNAVAILABLE
+            assert "try again" in await call.details()
 
     serve(body)
 
