@@ -116,9 +116,16 @@ def test_an_operator_is_told_when_the_engine_cannot_be_read(monkeypatch: pytest.
 
     async def body(_coordinator: Coordinator, stub: Any) -> None:
         monkeypatch.setattr(MemoryEngine, "read", refuse)
-        for call in (stub.Status(pb.StatusRequest()), stub.Fsck(pb.FsckRequest())):
-            assert await call.code() == grpc.StatusCode.UNAVAILABLE
-            assert "try again" in await call.details()
+
+        async def check() -> None:
+            async for _ in stub.Fsck(pb.FsckRequest()):
+                pass
+
+        for asking in (stub.Status(pb.StatusRequest()), check()):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await asking
+            assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+            assert "try again" in (caught.value.details() or "")
 
     serve(body)
 
