@@ -267,6 +267,10 @@ class Rig:
             await trio.sleep(0.25)
             self._apply(self.conductor.tick())
 
+    def set_policy(self, request: pb.SetPolicyRequest, answered: Callable[[pb.SetPolicyReply], None]) -> None:
+        """As an operator does; `answered` gets the reply."""
+        self._apply(self.conductor.set_policy(request, answered))
+
     # ------------------------------------------------------------------ trouble
 
     def cut_stream(self, number: int) -> None:

@@ -34,6 +34,7 @@ def told(attr: common.Attr) -> tuple[Any, ...]:
         attr.mtime_ns,
         attr.ctime_ns,
         attr.parent,
+        attr.realm,
     )
 
 
@@ -165,4 +166,43 @@ async def test_a_tree_made_alone_costs_no_round_trip_per_entry(
             nlink = (await two.fs.getattr(top.ino, ROOT)).attr
             assert nlink is not None
             assert nlink.nlink == 502
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_may_not_cross_the_border_of_a_policy_is_refused_at_the_call(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Also by the mount that alone decides about both directories."""
+    async with trio.open_nursery() as nursery:
+        rig = Rig(nursery)
+        async with rig.mount() as one:
+            fs = one.fs
+            inside = (await fs.mkdir(fs.root_ino, b"inside", 0o755, ROOT)).attr
+            outside = (await fs.mkdir(fs.root_ino, b"outside", 0o755, ROOT)).attr
+            assert inside is not None
+            assert outside is not None
+            await trio.sleep(1)
+            answers: list[pb.SetPolicyReply] = []
+            rig.set_policy(pb.SetPolicyRequest(path="/inside", replicas=3), answers.append)
+            await trio.sleep(1)
+            assert [answer.error for answer in answers] == [0]
+            for name in (b"linked", b"single"):
+                await fs.mknod(outside.ino, name, stat.S_IFREG | 0o644, 0, ROOT)
+            file = (await fs.lookup(outside.ino, b"linked", ROOT)).attr
+            assert file is not None
+            await fs.link(file.ino, outside.ino, b"other", ROOT)
+            await fs.mknod(inside.ino, b"warm", stat.S_IFREG | 0o644, 0, ROOT)
+            for refused in (
+                fs.link(file.ino, inside.ino, b"link", ROOT),
+                fs.rename(outside.ino, b"linked", inside.ino, b"linked", 0, ROOT),
+            ):
+                with pytest.raises(CairnError) as caught:
+                    await refused
+                assert caught.value.code == common.ERROR_CODE_CROSS_DEVICE
+            await fs.rename(outside.ino, b"single", inside.ino, b"single", 0, ROOT)
+            moved = (await fs.lookup(inside.ino, b"single", ROOT)).attr
+            assert moved is not None
+            assert moved.realm == inside.ino
+            assert (await fs.lookup(outside.ino, b"linked", ROOT)).attr is not None
+        assert rig.faults() == []
         nursery.cancel_scope.cancel()

@@ -154,6 +154,7 @@ class LocalChanges:
             mtime_ns=now_ns,
             ctime_ns=now_ns,
             parent=directory.ino if is_directory else 0,
+            realm=parent.realm,
         )
         inode.attr_valid = True
         inode.lease = WRITE_LEASE
@@ -178,6 +179,7 @@ class LocalChanges:
             or not 0 < attr.nlink < limits.LINK_MAX
             or len(name) > limits.NAME_MAX_BYTES
             or not self._is_absent(directory, name)
+            or self._has_other_policy(inode, directory)
         ):
             return False
         now_ns = self._state.clock.wall_ns()
@@ -248,8 +250,8 @@ class LocalChanges:
         if not (self.owns(source) and self._takes_entries(target) and self.owns(moved)):
             return False
         is_directory = stat.S_ISDIR(moved.attr.mode)
-        if is_directory and source is not target:
-            return False  # the coordinator looks at the ancestry
+        if source is not target and (is_directory or self._has_other_policy(moved, target)):
+            return False  # the coordinator looks at the ancestry, and who counts what
         if len(new_name) > limits.NAME_MAX_BYTES or not self._may_replace(target, new_name, replaced, flags):
             return False
         if replaced is not None and stat.S_ISDIR((replaced.attr or moved.attr).mode) != is_directory:
@@ -267,6 +269,11 @@ class LocalChanges:
         touched = dict.fromkeys(inode for inode in (source, target, moved, replaced) if inode is not None)
         self._state.journal.add(op, caller, tuple(touched), now_ns, removed=replaced)
         return True
+
+    def _has_other_policy(self, inode: Inode, directory: Inode) -> bool:
+        """Whether only the coordinator knows if the inode may have a name there."""
+        assert inode.attr is not None
+        return directory.attr is None or inode.attr.realm != directory.attr.realm
 
     def _may_replace(self, target: Inode, new_name: bytes, replaced: Inode | None, flags: int) -> bool:
         if replaced is None:
