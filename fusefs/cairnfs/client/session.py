@@ -276,7 +276,8 @@ class Session:
             established = await self._serve_stream(address)
             lasted = established and self._clock() - started_s >= limits.RECONNECT_MAX_S
             delay_s = limits.RECONNECT_MIN_S if lasted else min(delay_s * 2, limits.RECONNECT_MAX_S)
-            await trio.sleep(delay_s * random.uniform(0.5, 1.0))
+            # Shared by all, so that however many stand by, the one that leads is found while it waits for us.
+            await trio.sleep(delay_s * random.uniform(0.5, 1.0) / len(self._coordinators))
         assert self._scope is not None
         self._scope.cancel()
 

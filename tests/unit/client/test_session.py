@@ -109,6 +109,29 @@ async def test_reconnecting_backs_off(autojump_clock: MockClock) -> None:
 
 
 @pytest.mark.announces_warnings("lost the coordinator", "no contact with a coordinator")
+async def test_each_of_many_coordinators_is_tried_as_often_as_a_single_one(autojump_clock: MockClock) -> None:
+    """Whichever takes the lead waits for its clients no longer than a lease."""
+    standing_by = [FakeCoordinator(reachable=False) for _ in range(7)]
+    leader = FakeCoordinator()
+    transport = MemoryMetadataTransport({f"c{n}:1": one for n, one in enumerate([leader, *standing_by])})
+    async with Session.open(
+        transport,
+        list(transport.coordinators),
+        Identity(host_id="h"),
+        RecordingListener(),
+        clock=trio.current_time,
+    ) as session:
+        leader.reachable = False
+        leader.break_stream()
+        await trio.sleep(60)
+        standing_by[-1].sessions = leader.sessions
+        standing_by[-1].reachable = True
+        await trio.sleep(limits.RECONNECT_MAX_S)
+        assert session.connected
+        assert 8 * 25 <= len(transport.dialled) <= 8 * 90
+
+
+@pytest.mark.announces_warnings("lost the coordinator", "no contact with a coordinator")
 async def test_silence_brings_doubt_and_an_answer_brings_trust(autojump_clock: MockClock) -> None:
     coordinator, listener = FakeCoordinator(), RecordingListener()
     async with _session(coordinator, listener=listener) as session:
