@@ -50,7 +50,11 @@ def test_a_replica_count_is_carried_out_for_what_is_there_and_for_what_comes(mou
         sys.executable, "-m", "cairnfs.cli", "get-policy", mounts.two.path / "precious" / "deep"
     ).startswith("3 replicas, ")
     (home / "late").write_bytes(os.urandom(MIB))
-    _expect_replicas(mounts, 3 + 3 + 2 + 3)
+    run(sys.executable, "-m", "cairnfs.cli", "set-policy", plain, "--replicas", "3")
+    _expect_replicas(mounts, 3 + 3 + 3 + 3)
+    assert run(sys.executable, "-m", "cairnfs.cli", "get-policy", plain) == (
+        "3 replicas, as the policy of /plain says\n"
+    )
     run(sys.executable, "-m", "cairnfs.cli", "set-policy", home, "--replicas", "default")
     assert run(sys.executable, "-m", "cairnfs.cli", "get-policy", home) == "2 replicas, as the cluster says\n"
 

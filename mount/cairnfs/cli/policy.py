@@ -1,4 +1,4 @@
-"""`cairnfs set-policy` and `cairnfs get-policy`: how many replicas the files of a directory have."""
+"""`cairnfs set-policy` and `cairnfs get-policy`: how many replicas a file, or those of a directory, have."""
 
 import sys
 import time
@@ -25,29 +25,24 @@ DEFAULT: Final = "default"
 
 
 def set_policy(path: str = PATH, replicas: str = REPLICAS, wait: bool = WAIT, json: bool = JSON) -> int:
-    """Set the replica count of a directory, for new files and for those that it has.
+    """Set the replica count of a directory, for new files and for those that it has, or of one file.
 
     \b
     cairnfs set-policy mnt/ann --replicas 3 --wait
     cairnfs set-policy 10.0.0.1:9440:/scratch --replicas 1
+    cairnfs set-policy mnt/ann/thesis.tex --replicas 4
     cairnfs set-policy mnt/ann --replicas default
 
     What several files share has as many as the one wants that wants most. --wait waits for all repair that
     is under way, also of other chunks, but not for replicas too many that cannot be deleted yet. It may be
     broken off: the work goes on.
     """
-    from cairnfs.base.errors import CairnError, ErrorCode
     from cairnfs.client import admin
     from cairnfs.rpc.v1 import metadata_pb2 as pb
 
     wanted = _number(replicas)
     asked, directory = place_of(path)
-    try:
-        realm = plain(admin.set_policy(asked, pb.SetPolicyRequest(path=directory, replicas=wanted)))
-    except CairnError as error:
-        if error.code == ErrorCode.ERROR_CODE_NOT_DIRECTORY:
-            raise CairnError(error.code, f"{path}: only directories have policies") from None
-        raise
+    realm = plain(admin.set_policy(asked, pb.SetPolicyRequest(path=directory, replicas=wanted)))
     _warn(wanted, plain(admin.list_nodes(asked))["nodes"])
     if wait:
         _wait(asked)
@@ -55,7 +50,7 @@ def set_policy(path: str = PATH, replicas: str = REPLICAS, wait: bool = WAIT, js
 
 
 def get_policy(path: str = PATH, json: bool = JSON) -> int:
-    """Show the replica count of a directory, and who says so.
+    """Show the replica count of a directory or file, and who says so.
 
     \b
     cairnfs get-policy mnt/ann/photos

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cairnfs.base.errors import CairnError, ErrorCode
+from cairnfs.base.errors import CairnError
 from cairnfs.cli.main import main
 from cairnfs.client import admin
 from cairnfs.rpc.v1 import common_pb2, metadata_pb2 as pb, nodes_pb2
@@ -115,13 +115,6 @@ def test_too_few_datanodes_are_a_warning(
     error = capsys.readouterr().err
     assert "warning: only 2 datanodes can keep replicas; there will be 3" in error
     assert error.count("\n") == 1
-
-
-def test_a_file_is_refused_in_one_line(coordinator: Coordinator, capsys: pytest.CaptureFixture[str]) -> None:
-    coordinator.failure = CairnError(ErrorCode.ERROR_CODE_NOT_DIRECTORY, "inode 5")
-    assert main(["set-policy", PLACE, "--replicas", "3"]) == 1
-    error = capsys.readouterr().err
-    assert error == f"cairnfs: not directory: {PLACE}: only directories have policies\n"
 
 
 def test_waiting_shows_each_stage_once_and_ends_when_all_is_there(

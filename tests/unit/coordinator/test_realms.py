@@ -173,6 +173,6 @@ async def test_a_path_that_is_not_there_is_refused(rig: Rig, autojump_clock: tri
     async with rig.mount() as one:
         await file(one.fs, one.fs.root_ino, b"file")
         assert (await set_policy(rig, path="/none", inodes_limit=1)).error == common.ERROR_CODE_NOT_FOUND
-        assert (await set_policy(rig, path="/file", inodes_limit=1)).error == common.ERROR_CODE_NOT_DIRECTORY
+        assert (await set_policy(rig, path="/file", inodes_limit=1)).error == common.ERROR_CODE_INVALID
         assert (await set_policy(rig, path="/", remove=True)).error == common.ERROR_CODE_INVALID
     assert rig.faults() == []

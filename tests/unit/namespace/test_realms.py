@@ -247,10 +247,8 @@ def test_a_replica_count_that_is_taken_back_leaves_no_border(fs: Namespace) -> N
     assert realms(fs)[ROOT] == (0, 0)
     with fails(common_pb2.ERROR_CODE_NO_DATA):
         set_policy(fs, top, replicas=0)
-    file = fs.create(b"f")
-    for replicas in (0, 3):
-        with fails(common_pb2.ERROR_CODE_NOT_DIRECTORY):
-            set_policy(fs, file, replicas=replicas)
+    with fails(common_pb2.ERROR_CODE_NO_DATA):
+        set_policy(fs, fs.create(b"f"), replicas=0)
     fs.assert_sound()
 
 
@@ -262,3 +260,71 @@ def test_a_replica_count_has_an_upper_bound(fs: Namespace) -> None:
         with fails(common_pb2.ERROR_CODE_INVALID):
             set_policy(fs, top, replicas=replicas)
     assert realms(fs)[top] == (REPLICAS_MAX, REPLICAS_MAX)
+
+
+def test_a_file_may_have_a_replica_count_of_its_own(fs: Namespace) -> None:
+    top, elsewhere = fs.mkdir(b"top"), fs.mkdir(b"elsewhere")
+    set_policy(fs, top, replicas=3)
+    file = fs.create(b"file", top)
+    fs.commit(file, 0, b"content")
+    set_policy(fs, file, replicas=4)
+    set_policy(fs, file, replicas=5)
+    assert realms(fs) == {ROOT: (0, 0), top: (3, 3), file: (5, 5)}
+    assert used(fs, file) == (1, 7)
+    assert used(fs, top) == (2, 7)
+    fs.commit(file, 7, b" and more")
+    assert used(fs, file) == (1, 16)
+    fs.run(pb.Link(ino=file, parent=top, name=b"second"))
+    fs.run(pb.Rename(parent=top, name=b"file", new_parent=top, new_name=b"renamed"))
+    with fails(common_pb2.ERROR_CODE_CROSS_DEVICE):
+        fs.run(pb.Rename(parent=top, name=b"second", new_parent=elsewhere, new_name=b"second"))
+    fs.assert_sound()
+    set_policy(fs, file, replicas=0)
+    assert realms(fs) == {ROOT: (0, 0), top: (3, 3)}
+    assert realm_of(fs, file) == top
+    with fails(common_pb2.ERROR_CODE_NO_DATA):
+        set_policy(fs, file, replicas=0)
+    fs.assert_sound()
+
+
+def test_the_policy_of_a_file_ends_with_it(fs: Namespace) -> None:
+    for name in (b"removed", b"replaced"):
+        file = fs.create(name)
+        fs.commit(file, 0, b"content")
+        set_policy(fs, file, replicas=4)
+    fs.create(b"fresh")
+    fs.run(pb.Unlink(parent=ROOT, name=b"removed"))
+    fs.run(pb.Rename(parent=ROOT, name=b"fresh", new_parent=ROOT, new_name=b"replaced"))
+    fs.assert_sound()
+    fs.reap()
+    assert realms(fs) == {ROOT: (0, 0)}
+    fs.assert_sound()
+
+
+def test_the_realm_of_a_file_follows_those_around_it(fs: Namespace) -> None:
+    top = fs.mkdir(b"top")
+    file = fs.create(b"file", top)
+    set_policy(fs, file, replicas=4)
+    set_policy(fs, top, inodes_limit=9)
+    walk(fs, top)
+    assert used(fs, top) == (2, 0)
+    fs.assert_sound()
+    set_policy(fs, top, remove=True)
+    walk(fs, top)
+    assert realms(fs) == {ROOT: (0, 0), file: (4, 4)}
+    fs.assert_sound()
+
+
+@pytest.mark.parametrize("what", [{"inodes_limit": 5}, {"space_limit_bytes": 5, "replicas": 2}])
+def test_a_file_has_no_limits(fs: Namespace, what: dict[str, int]) -> None:
+    with fails(common_pb2.ERROR_CODE_INVALID):
+        set_policy(fs, fs.create(b"file"), **what)
+
+
+def test_what_is_neither_file_nor_directory_has_no_policy(fs: Namespace) -> None:
+    fs.run(pb.Symlink(parent=ROOT, name=b"link", target=b"t"))
+    ino = fs.find(b"link")
+    assert ino is not None
+    with fails(common_pb2.ERROR_CODE_INVALID):
+        set_policy(fs, ino, replicas=2)
+    assert realms(fs) == {ROOT: (0, 0)}

@@ -83,11 +83,11 @@ class Realms:
         """The realm of a path, or every realm when it is empty. Raises CairnError."""
 
         def look(txn: ReadTransaction) -> pb.ListRealmsReply:
-            found = policy.scan(txn)
             if path:
-                inode = tree.load(txn, _walk_path(txn, path)[-1])
-                found = [(inode.realm, usage.load_realm(txn, inode.realm))]
-            return pb.ListRealmsReply(realms=[policy.report(txn, ino, realm) for ino, realm in found])
+                return pb.ListRealmsReply(realms=[_report(txn, _walk_path(txn, path)[-1], path)])
+            return pb.ListRealmsReply(
+                realms=[policy.report(txn, ino, realm) for ino, realm in policy.scan(txn)]
+            )
 
         reply: pb.ListRealmsReply = self._context.read(look)
         return reply
@@ -151,7 +151,7 @@ class Realms:
         if error is not None:
             setting.answered(_refused(error))
             return
-        realm = self._context.read(lambda txn: _report(txn, setting.ino))
+        realm = self._context.read(lambda txn: _report(txn, setting.ino, setting.request.path))
         setting.answered(pb.SetPolicyReply(realm=realm))
 
     # ------------------------------------------------------------------ spreading
@@ -226,9 +226,13 @@ def _is_unfinished(txn: ReadTransaction, ino: int) -> bool:
     return realm is not None and realm.state != RealmState.ACTIVE
 
 
-def _report(txn: ReadTransaction, ino: int) -> pb.RealmReport:
-    realm = usage.find_realm(txn, ino)
-    return policy.report(txn, ino, realm) if realm is not None else pb.RealmReport()
+def _report(txn: ReadTransaction, ino: int, path: str) -> pb.RealmReport:
+    """The realm of what is at `path`. Raises CairnError NOT_FOUND."""
+    realm = ino if usage.find_realm(txn, ino) is not None else tree.load(txn, ino).realm
+    report = policy.report(txn, realm, usage.load_realm(txn, realm))
+    if realm == ino:
+        report.path = path  # a file may have several
+    return report
 
 
 def _refused(error: Exception) -> pb.SetPolicyReply:

@@ -128,7 +128,7 @@ def attach(ino: int, change: int) -> Apply:
         txn.put(keys.dentry(home, b"#%d" % ino), Dentry(ino, inode.mode >> 12).encode())
         tree.save(txn, home, tree.entries_changed(tree.load(txn, home), now_ns, int(is_directory)))
         inode = inode._replace(parent=home) if is_directory else inode._replace(nlink=1)
-        if inode.realm != ROOT_INO and not is_directory:
+        if inode.realm not in (ROOT_INO, ino) and not is_directory:
             moved = usage.Usage(1, inode.allocated_bytes)
             usage.move(txn, inode.realm, ROOT_INO, moved, forced=True)
             inode = inode._replace(realm=ROOT_INO)

@@ -5,7 +5,7 @@ from typing import Final
 from cairnfs.base.errors import CairnError
 from cairnfs.base.limits import REPLICAS_MAX, ROOT_INO
 from cairnfs.coordinator import keys
-from cairnfs.coordinator.namespace import policies, retag, tree, usage
+from cairnfs.coordinator.namespace import file_policy, policies, retag, tree, usage
 from cairnfs.coordinator.records import Dentry, Realm, RealmState
 from cairnfs.engine.interface import ReadTransaction, Transaction
 from cairnfs.rpc.v1 import common_pb2, metadata_pb2 as pb
@@ -20,14 +20,17 @@ _NAMES_SEARCHED: Final = 10_000  # of a directory, for the name of one in it
 
 
 def change(txn: Transaction, request: pb.SetPolicyRequest, ino: int, now_ns: int) -> None:
-    """Carry `request` out for directory `ino`. Raises CairnError INVALID and what `retag` does."""
+    """Carry it out for a directory or file. Raises CairnError INVALID and what `retag`, `file_policy` do."""
+    if request.replicas > REPLICAS_MAX:
+        raise CairnError(common_pb2.ERROR_CODE_INVALID, f"at most {REPLICAS_MAX} replicas are kept")
+    if not tree.is_directory(tree.load(txn, ino)):
+        file_policy.change(txn, request, ino, now_ns)
+        return
     if request.remove or _leaves_nothing(request, ino, usage.find_realm(txn, ino)):
         retag.remove_realm(txn, ino, now_ns)
         return
     if max(request.space_limit_bytes, request.inodes_limit) > _LIMIT_MAX:
         raise CairnError(common_pb2.ERROR_CODE_INVALID, "a limit is too large")
-    if request.replicas > REPLICAS_MAX:
-        raise CairnError(common_pb2.ERROR_CODE_INVALID, f"at most {REPLICAS_MAX} replicas are kept")
     realm = retag.make_realm(txn, ino, now_ns)
     if request.HasField("space_limit_bytes"):
         realm = realm._replace(space_limit_bytes=request.space_limit_bytes)
@@ -90,10 +93,12 @@ def report(txn: ReadTransaction, ino: int, realm: Realm) -> pb.RealmReport:
 
 
 def path_of(txn: ReadTransaction, ino: int) -> str:
-    """Where a directory is; names in very large directories are not looked for."""
+    """Where a directory is; names in very large directories are not looked for, nor the several of a file."""
     names: list[str] = []
     while ino != ROOT_INO:
         inode = tree.find_inode(txn, ino)
+        if inode is not None and not tree.is_directory(inode):
+            return f"(file {ino})"
         if inode is None or not inode.parent:
             return f"(removed) {ino}"
         names.append(_name_in(txn, inode.parent, ino))

@@ -10,8 +10,8 @@ from cairnfs.rpc.v1 import common_pb2 as pb
 
 
 def check_removable(ino: int, inode: Inode) -> None:
-    """Raise CairnError BUSY for a directory that has a policy of its own."""
-    if inode.realm == ino:
+    """Raise CairnError BUSY for a directory that has a policy of its own; that of a file goes with it."""
+    if inode.realm == ino and tree.is_directory(inode):
         raise CairnError(pb.ERROR_CODE_BUSY, f"directory {ino} has a policy of its own")
 
 

@@ -62,6 +62,8 @@ def _forget(txn: Transaction, ino: int, inode: Inode, freed_bytes: int = 0) -> N
         txn.delete(keys.symlink(ino))
     txn.delete(keys.inode(ino))
     usage.change(txn, inode.realm, inodes=-1, allocated_bytes=-freed_bytes)
+    if inode.realm == ino:
+        txn.delete(keys.realm(ino))
 
 
 def reap_step(txn: Transaction, ino: int, now_ns: int) -> bool:
