@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 purpose=${1:-run}
 case $purpose in
 run) packages='gcc pkg-config fuse3 libfuse3-dev' ;;
-dev) packages='gcc pkg-config fuse3 libfuse3-dev attr acl rsync git sqlite3 e2fsprogs postgresql' ;;
+dev) packages='gcc pkg-config fuse3 libfuse3-dev attr acl rsync git sqlite3 e2fsprogs iproute2 postgresql' ;;
 containers) packages='docker.io docker-compose debootstrap iptables' ;;
 *) echo "usage: $0 [run|dev|containers]" >&2; exit 2 ;;
 esac

@@ -13,6 +13,7 @@ from typing import Any
 
 from cairnfs.local import mounts
 from cairnfs.local.processes import Process, start
+from tests.cluster.networks import Network
 
 PATIENCE_S = 60.0
 FAST = {  # seconds: quick enough for tests, slow enough for a busy machine
@@ -32,6 +33,7 @@ class Part:
     address: str = ""
     process: Process | None = None
     child: "subprocess.Popen[bytes] | None" = None
+    prefix: list[str] = field(default_factory=list[str])  # a command that runs it, in a network of its own
 
     @property
     def log(self) -> Path:
@@ -40,10 +42,13 @@ class Part:
 
     def start(self) -> None:
         """Start it with its address of before, and wait until it is ready."""
-        command = [sys.executable, "-m", "cairnfs.cli", *self.arguments]
-        starting = start(command, self.directory / f"{self.name}.pid", self.log)
+        starting = start(self.command(), self.directory / f"{self.name}.pid", self.log)
         self.process, self.child = starting.process, starting.child
         self.address = starting.wait(PATIENCE_S) or self.address
+
+    def command(self) -> list[str]:
+        """What runs it."""
+        return [*self.prefix, sys.executable, "-m", "cairnfs.cli", *self.arguments]
 
     def signal(self, number: int) -> None:
         """Send a signal to a running part."""
@@ -106,6 +111,7 @@ class Cluster:
 
     directory: Path
     replicas: int = 2
+    network: Network | None = None  # with a host of the name of each part; otherwise all listen on loopback
     coordinator: Part = field(init=False)
     datanodes: list[Part] = field(default_factory=list[Part])
     mounts: list[Mount] = field(default_factory=list[Mount])
@@ -141,6 +147,7 @@ class Cluster:
         source = f"{self.coordinator.address}:{subdir}"
         words = ["-o", options] if options else []
         mount = Mount(name, ["mount", source, str(path), "--foreground", *words], self.directory, path=path)
+        self._place(mount)
         self.mounts.append(mount)
         mount.start()
         assert mounts.answers(path)
@@ -148,12 +155,22 @@ class Cluster:
 
     def _part(self, name: str, arguments: list[str]) -> Part:
         data = str(self.directory / f"{name}.data")
-        return Part(name, [*arguments, "--data", data], self.directory)
+        part = Part(name, [*arguments, "--data", data], self.directory)
+        self._place(part)
+        return part
+
+    def _place(self, part: Part) -> None:
+        if self.network is not None:
+            part.prefix = self.network.prefix(part.name)
 
     def _start_server(self, part: Part) -> None:
         """Start on a free port, which is then kept over restarts."""
+        host = "127.0.0.1"
+        if self.network is not None:
+            host = self.network.address(part.name)
+            part.arguments.append("--insecure")
         chosen = list(part.arguments)
-        part.arguments += ["--listen", "127.0.0.1:0"]
+        part.arguments += ["--listen", f"{host}:0"]
         part.start()
         part.arguments = [*chosen, "--listen", part.address]
 
@@ -161,7 +178,7 @@ class Cluster:
 
     def command(self, *words: str) -> Any:
         """The JSON that `cairnfs WORDS --json` prints for this cluster, whatever its status."""
-        command = [sys.executable, "-m", "cairnfs.cli", *words, "--json"]
+        command = [*self.coordinator.prefix, sys.executable, "-m", "cairnfs.cli", *words, "--json"]
         result = subprocess.run(
             [*command, "--coordinators", self.coordinator.address],
             capture_output=True,

@@ -7,6 +7,7 @@ returned before the end is promised. Every writer has a directory of its own.
 import contextlib
 import os
 import threading
+import time
 import zlib
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -51,8 +52,11 @@ class Writer(ABC):
     def __init__(self, root: Path, seed: int) -> None:
         self.directory = root / self.name
         self.rng = Random(f"{self.name} {seed}")
+        self.pause_s = 0.0  # between two steps
         self.acknowledged = 0
+        self.slowest_s = 0.0  # step that ended, with an error or not
         self.errors: list[OSError] = []
+        self._bug: Exception | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
 
@@ -64,18 +68,27 @@ class Writer(ABC):
 
     def _run(self) -> None:
         while not self._stop.is_set():
+            pause_s, began_s = self.pause_s, time.monotonic()
             try:
                 self.step()
                 self.acknowledged += 1
             except OSError as error:
                 self.errors.append(error)
-                self._stop.wait(0.1)
+                pause_s = max(pause_s, 0.1)
+            except Exception as error:  # noqa: BLE001 - whatever it was, `stop` raises it
+                self._bug = error
+                return
+            self.slowest_s = max(self.slowest_s, time.monotonic() - began_s)
+            if pause_s:
+                self._stop.wait(pause_s)
 
     def stop(self) -> None:
-        """Return when the last call has. AssertionError: it hangs."""
+        """Return when the last call has. AssertionError: it hangs, or did what no call may do."""
         self._stop.set()
         self._thread.join(_PATIENCE_S)
         assert not self._thread.is_alive(), f"{self.name}: a call on the mount hangs"
+        if self._bug is not None:
+            raise self._bug
 
     @abstractmethod
     def step(self) -> None:
@@ -84,6 +97,10 @@ class Writer(ABC):
     @abstractmethod
     def check(self, directory: Path) -> None:
         """What is in `directory`, this writer's as any mount shows it, is what was promised."""
+
+    @abstractmethod
+    def peek(self, directory: Path, rng: Random) -> None:
+        """As `check`, of something, while the writer works. Raises OSError when it cannot be read now."""
 
 
 class Appender(Writer):
@@ -135,6 +152,19 @@ class Appender(Writer):
             assert found[: lines * LINE_BYTES] == wanted[: lines * LINE_BYTES], f"log{log}: lines are lost"
             assert wanted.startswith(found), f"log{log}: {len(found)} bytes, more than was written"
 
+    def peek(self, directory: Path, rng: Random) -> None:
+        log = len(self._logs) - 1
+        if log < 0 or not self._logs[log]:
+            return
+        first = rng.randrange(max(0, self._logs[log] - 50), self._logs[log])
+        promised = self._logs[log]
+        with (directory / f"log{log}").open("rb") as file:
+            file.seek(first * LINE_BYTES)
+            found = file.read()
+        wanted = b"".join(self.line(log, number) for number in range(first, self._logs[log] + 2))
+        assert len(found) >= (promised - first) * LINE_BYTES, f"log{log}: acknowledged lines are not there"
+        assert wanted.startswith(found), f"log{log}: wrong bytes from line {first} on"
+
 
 class SmallFiles(Writer):
     """Makes small files and removes old ones."""
@@ -169,6 +199,18 @@ class SmallFiles(Writer):
         names = {int(name) for name in os.listdir(directory)}
         assert not names & self._gone, "removed files are back"
 
+    def peek(self, directory: Path, rng: Random) -> None:
+        if not (kept := list(self._kept)):
+            return
+        number = rng.choice(kept)
+        try:
+            found = (directory / f"{number}").read_bytes()
+        except FileNotFoundError:
+            assert number not in self._kept, f"{directory}/{number} is gone"
+            return
+        if number in self._kept:
+            assert found == self.content(number), f"{directory}/{number}: wrong bytes"
+
 
 class LargeFiles(Writer):
     """Writes large files over and over."""
@@ -196,6 +238,15 @@ class LargeFiles(Writer):
         for number, version in self._versions.items():
             found, wanted = (directory / f"{number}").read_bytes(), self.content(version)
             assert zlib.crc32(found) == zlib.crc32(wanted), f"{directory}/{number}: {len(found)} bytes"
+
+    def peek(self, directory: Path, rng: Random) -> None:
+        number = rng.randrange(LARGE_FILES_MAX)
+        version = self._versions.get(number)
+        if version is None:
+            return
+        found = (directory / f"{number}").read_bytes()
+        if self._versions.get(number) == version:  # nor was another one begun meanwhile
+            assert found == self.content(version), f"{directory}/{number}: wrong bytes"
 
 
 class Replacer(Writer):
@@ -226,13 +277,16 @@ class Replacer(Writer):
             self._synced = self._began
 
     def check(self, directory: Path) -> None:
-        if not self._synced:
+        if not (synced := self._synced):
             return
         found = (directory / "file").read_bytes()
         assert found, f"{directory}: the replaced file is empty"
         version = int(found[:8])
         assert found == self.content(version), f"{directory}: version {version} is partial or mixed"
-        assert self._synced <= version <= self._began, f"{directory}: {self._synced} <= {version}"
+        assert synced <= version <= self._began, f"{directory}: {synced} <= {version} <= {self._began}"
+
+    def peek(self, directory: Path, rng: Random) -> None:
+        self.check(directory)
 
 
 def all_writers(root: Path, seed: int) -> list[Writer]:
