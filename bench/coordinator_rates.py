@@ -67,7 +67,13 @@ class Station:
         self._delivered: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
         self._committer = Committer(self.engine, self._delivered.put)
         self.conductor = Conductor(
-            config, SystemClock(), OPERATIONS, self.engine.read, numbers, common.ClusterMap
+            config,
+            SystemClock(),
+            OPERATIONS,
+            self.engine.read,
+            numbers,
+            common.ClusterMap,
+            self.engine.snapshot,
         )
         self.sessions: dict[int, Session] = {}
         self.do(self.conductor.start())

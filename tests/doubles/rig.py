@@ -213,6 +213,7 @@ class Rig:
             self.engine.read,
             numbers,
             lambda: common.ClusterMap(version=1),
+            self.engine.snapshot,
         )
         self.conductor = conductor
         self._apply(conductor.start())

@@ -12,10 +12,12 @@ from cairnfs.rpc.v1 import common_pb2, metadata_pb2 as pb, nodes_pb2
 
 T = TypeVar("T")
 Coordinators = str | Sequence[str]
+OnTreeProgress = Callable[[pb.TreeProgress], None]
 
 ADMIN_DEADLINE_S: Final = 5.0
 FSCK_DEADLINE_S: Final = 24 * 3600.0
 DUMP_DEADLINE_S: Final = 24 * 3600.0
+TREE_DEADLINE_S: Final = 24 * 3600.0
 
 _PATH: Final = "/cairnfs.rpc.v1.Metadata/"
 _NODES: Final = "/cairnfs.rpc.v1.Nodes/"
@@ -185,6 +187,81 @@ def list_realms(
     if reply.error:
         raise CairnError(reply.error, reply.detail)
     return list(reply.realms)
+
+
+def make_snapshot(
+    coordinators: Coordinators, path: str, name: bytes, on_progress: OnTreeProgress | None = None
+) -> pb.TreeProgress:
+    """Make a snapshot of the directory `path`, as it is when this is called; what it came to.
+
+    Raises as `status` does, and CairnError: EXISTS, NOT_FOUND, NOT_DIRECTORY, INVALID, READ_ONLY, OVERLOADED,
+    TIMED_OUT (a mount does not save its changes), UNAVAILABLE (what came of it is not known).
+    """
+    request = pb.MakeSnapshotRequest(path=path, name=name)
+    return _follow(coordinators, "MakeSnapshot", request, on_progress)
+
+
+def delete_snapshot(
+    coordinators: Coordinators, path: str, name: bytes, on_progress: OnTreeProgress | None = None
+) -> pb.TreeProgress:
+    """Delete a snapshot of the directory `path`, and wait for its removal; raises as `make_snapshot` does."""
+    request = pb.DeleteSnapshotRequest(path=path, name=name)
+    return _follow(coordinators, "DeleteSnapshot", request, on_progress)
+
+
+def clone_tree(
+    coordinators: Coordinators, source: str, target: str, on_progress: OnTreeProgress | None = None
+) -> pb.TreeProgress:
+    """Let `target` be a copy of `source`; raises as `make_snapshot` does, and CairnError QUOTA, BUSY."""
+    request = pb.CloneTreeRequest(source=source, target=target)
+    return _follow(coordinators, "CloneTree", request, on_progress)
+
+
+def list_snapshots(
+    coordinators: Coordinators, path: str, *, deadline_s: float = ADMIN_DEADLINE_S
+) -> list[pb.SnapshotReport]:
+    """The snapshots of a directory. Raises as `status` does, and CairnError NOT_FOUND, NOT_DIRECTORY."""
+
+    def ask(channel: grpc.Channel) -> pb.ListSnapshotsReply:
+        method = channel.unary_unary(
+            _PATH + "ListSnapshots",
+            pb.ListSnapshotsRequest.SerializeToString,
+            pb.ListSnapshotsReply.FromString,
+        )
+        reply: pb.ListSnapshotsReply = method(pb.ListSnapshotsRequest(path=path), timeout=deadline_s)
+        return reply
+
+    reply = _first(coordinators, ask)
+    if reply.error:
+        raise CairnError(reply.error, reply.detail)
+    return list(reply.snapshots)
+
+
+def _follow(
+    coordinators: Coordinators, name: str, request: Any, on_progress: OnTreeProgress | None
+) -> pb.TreeProgress:
+    """Have work on a tree done by the first coordinator that answers, and wait for its end."""
+
+    def ask(channel: grpc.Channel) -> pb.TreeProgress:
+        _status(channel, ADMIN_DEADLINE_S)  # a dead coordinator is told from long work
+        method = channel.unary_stream(
+            _PATH + name, type(request).SerializeToString, pb.TreeProgress.FromString
+        )
+        progress = pb.TreeProgress()
+        try:
+            for progress in method(request, timeout=TREE_DEADLINE_S):
+                if on_progress is not None and not progress.error:
+                    on_progress(progress)
+        except grpc.RpcError as error:  # another one must not begin it again
+            _, detail = _explain(error)
+            raise CairnError(
+                common_pb2.ERROR_CODE_UNAVAILABLE, f"the coordinator broke off: {detail}"
+            ) from None
+        if progress.error:
+            raise CairnError(progress.error, progress.detail)
+        return progress
+
+    return _first(coordinators, ask)
 
 
 def _status(channel: grpc.Channel, deadline_s: float) -> pb.StatusReply:

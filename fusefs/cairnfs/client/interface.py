@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from cairnfs.base.errors import CairnError
 from cairnfs.rpc.v1 import common_pb2, metadata_pb2 as pb
 
 
@@ -34,6 +35,10 @@ class SessionListener(Protocol):
 
     def on_recall(self, recall: pb.Recall) -> None:
         """Leases or entries must go; answer later with `Session.recall_done`."""
+        ...
+
+    def on_flush(self, number: int) -> None:
+        """All that is unsent now is to be saved; answer with `Session.flush_done` when it is."""
         ...
 
     def on_welcome(self, welcome: pb.Welcome) -> None:
@@ -78,6 +83,10 @@ class MetadataSession(Protocol):
 
     def recall_done(self, recall_id: int, still_open: Sequence[int], open_for_write: Sequence[int]) -> None:
         """Acknowledge a recall; sent with the next batch, at once."""
+        ...
+
+    def flush_done(self, number: int, error: CairnError | None) -> None:
+        """Answer a Flush: everything was saved, or this kept it from that."""
         ...
 
     def node(self, number: int) -> common_pb2.NodeInfo | None:

@@ -168,6 +168,14 @@ class Session:
         )
         self._flush()
 
+    def flush_done(self, number: int, error: CairnError | None) -> None:
+        """Answer a Flush, at once."""
+        flushed = pb.Flushed(id=number)
+        if error is not None:
+            flushed.error, flushed.detail = error.code, error.detail
+        self._core.flush_done(flushed)
+        self._flush()
+
     # -------------------------------------------------------------- what is known
 
     def node(self, number: int) -> common_pb2.NodeInfo | None:
@@ -362,6 +370,8 @@ class Session:
                     self._room.unpark()
                 case core_.Recalled(recall):
                     listener.on_recall(recall)
+                case core_.FlushAsked(number):
+                    listener.on_flush(number)
                 case core_.Welcomed(welcome):
                     listener.on_welcome(welcome)
                     self._welcomed.set()

@@ -84,6 +84,13 @@ class Recalled:
 
 
 @dataclass(frozen=True, slots=True)
+class FlushAsked:
+    """All that is unsent now is to be saved."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class Noticed:
     """A hint arrived."""
 
@@ -107,7 +114,7 @@ class Broken:
     error: CairnError
 
 
-Effect = Welcomed | Answered | Failed | Recalled | Noticed | Doubted | Trusted | Broken
+Effect = Welcomed | Answered | Failed | Recalled | FlushAsked | Noticed | Doubted | Trusted | Broken
 
 
 @dataclass(slots=True)
@@ -143,6 +150,7 @@ class SessionCore:
     _again: deque[Pending] = field(default_factory=deque[Pending])  # numbered, not yet sent on this stream
     _fresh: deque[Pending] = field(default_factory=deque[Pending])  # never sent, without a number
     _outstanding: dict[int, Pending] = field(default_factory=dict[int, Pending])  # numbered, in order
+    _flushed: list[pb.Flushed] = field(default_factory=list[pb.Flushed])
     _recalls_open: set[int] = field(default_factory=set[int])
     _recalls_done: list[pb.RecallDone] = field(default_factory=list[pb.RecallDone])
     _recalls_sent: deque[tuple[float, pb.RecallDone]] = field(
@@ -213,6 +221,10 @@ class SessionCore:
             self._recalls_open.discard(done.id)
             self._recalls_done.append(done)
 
+    def flush_done(self, flushed: pb.Flushed) -> None:
+        """Queue the answer to a Flush. If it is lost with its stream, the coordinator asks again."""
+        self._flushed.append(flushed)
+
     # -------------------------------------------------------------- the stream comes and goes
 
     def connected(self, holdings: Holdings, now: float) -> None:
@@ -241,6 +253,7 @@ class SessionCore:
         self._stream = None
         self._hello = None
         self._again.clear()
+        self._flushed.clear()
 
     def take_message(self, now: float) -> pb.ClientMessage | None:
         """The next message to send, or None. Call until None."""
@@ -253,7 +266,7 @@ class SessionCore:
             return pb.ClientMessage(hello=hello)
         if not stream.established:
             return None
-        if self._again or self._fresh or self._recalls_done:
+        if self._again or self._fresh or self._recalls_done or self._flushed:
             return self._batch(now)
         if stream.heartbeat_sent_s is None and now >= self.contact_s + self.heartbeat_s:
             stream.heartbeat_sent_s = now
@@ -282,6 +295,8 @@ class SessionCore:
             message.recalls_done.append(done)
             self._recalls_sent.append((now, done))
         self._recalls_done.clear()
+        message.flushed.extend(self._flushed)
+        self._flushed.clear()
         message.acknowledged_seq = self.acknowledged_seq
         return message
 
@@ -299,6 +314,8 @@ class SessionCore:
             case "recall":
                 self._recalls_open.add(event.recall.id)
                 effects.append(Recalled(event.recall))
+            case "flush":
+                effects.append(FlushAsked(event.flush.id))
             case "heartbeat":
                 sent_s, self._stream.heartbeat_sent_s = self._stream.heartbeat_sent_s, None
                 if sent_s is not None:

@@ -68,6 +68,10 @@ class Events:
         """Stop believing what is recalled, now; flush, invalidate and acknowledge in a task."""
         self._recalls.begin(recall)
 
+    def on_flush(self, number: int) -> None:
+        """Save what is unsent at this moment, in a task."""
+        self._state.spawn(self._recalls.save_all, number)
+
     def on_welcome(self, welcome: pb.Welcome) -> None:
         """Connected (again): keep what was reclaimed, drop the rest."""
         state = self._state

@@ -14,6 +14,7 @@ from cairnfs.base import limits
 from cairnfs.base.errors import CairnError
 from cairnfs.base.logs import get_logger
 from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
+from cairnfs.vfs.dirty import Runs
 from cairnfs.vfs.inodes import Inode
 from cairnfs.vfs.pending import overlay
 from cairnfs.vfs.sender import Sender, Taken
@@ -139,6 +140,36 @@ class Flusher:
         await self._state.journal.settle_all()
         if first is not None:
             raise first
+
+    async def flush_present(self) -> None:
+        """Return when everything written or changed before this call is committed, whatever comes meanwhile.
+
+        Raises the first error after trying all files.
+        """
+        self.take_absorbed()
+        saves = [partial(self._save_group, list(group)) for group in _grouped(list(self._dirty))]
+        await run_all([self._state.journal.settle_all, *saves])
+
+    async def _save_group(self, group: list[Inode]) -> None:
+        present = [(inode, _present(inode), _changes(inode)) for inode in group]
+        wanted = [(inode, list(inode.dirty.unsent)) for inode, _, _ in present]
+        await self._job([(inode, blocks) for inode, blocks in wanted if blocks])
+        await run_all(partial(self._save, *one) for one in present)
+
+    async def _save(self, inode: Inode, blocks: dict[int, list[Runs]], changes: list[pb.SetAttr]) -> None:
+        """Send blocks until these bytes of them are committed, then attributes until these changes are."""
+        dirty, pending = inode.dirty, inode.pending
+        for block, runs in blocks.items():
+            while any(dirty.sending.get(block) is one or dirty.unsent.get(block) is one for one in runs):
+                if block in dirty.sending:
+                    await self._state.dirty_freed.park()
+                else:
+                    await self._send(inode, [block])
+        while any(pending.sending is one or pending.unsent is one for one in changes):
+            if pending.sending is not None:
+                await self._state.dirty_freed.park()
+            else:
+                await self._send_attributes(inode)
 
     def discard(self, inode: Inode, end: int = 0) -> None:
         """Forget unsent bytes from offset `end` on: they were truncated away or have no name any more."""
@@ -273,6 +304,19 @@ class Flusher:
     def _freed(self, freed_bytes: int) -> None:
         self._state.dirty_bytes -= freed_bytes
         self._tell_room()
+
+
+def _present(inode: Inode) -> dict[int, list[Runs]]:
+    """The unsaved bytes of each block, which stay the same objects until they are committed or dropped."""
+    found: dict[int, list[Runs]] = {}
+    for layer in (inode.dirty.sending, inode.dirty.unsent):
+        for block, runs in layer.items():
+            found.setdefault(block, []).append(runs)
+    return found
+
+
+def _changes(inode: Inode) -> list[pb.SetAttr]:
+    return [one for one in (inode.pending.sending, inode.pending.unsent) if one is not None]
 
 
 def _grouped(inodes: Iterable[Inode]) -> Iterator[list[Inode]]:

@@ -91,6 +91,15 @@ class Recalls:
             data = not (item.names or item.attributes_only)
             await self._state.notifier.invalidate_inode(inode.ino, data=data)
 
+    async def save_all(self, number: int) -> None:
+        """Save what is unsent now, and say so."""
+        error: CairnError | None = None
+        try:
+            await self._flusher.flush_present()
+        except CairnError as refusal:
+            error = refusal
+        self._state.session.flush_done(number, error)
+
     def leases_lost(self, inos: Iterable[int]) -> None:
         """Leases that were not reclaimed: as after a recall, without an acknowledgement."""
         lost = list(inos)

@@ -6,6 +6,7 @@ docs/internals/leases.md, rule 2.
 from collections.abc import Sequence
 from typing import Any, Final
 
+from cairnfs.base.errors import CairnError
 from cairnfs.client.interface import MetadataSession
 from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
 from cairnfs.vfs.inodes import Inode, InodeTable
@@ -97,6 +98,10 @@ class Remote:
     def recall_done(self, recall_id: int, still_open: Sequence[int], open_for_write: Sequence[int]) -> None:
         """Acknowledge a recall, at once."""
         self._session.recall_done(recall_id, still_open, open_for_write)
+
+    def flush_done(self, number: int, error: CairnError | None) -> None:
+        """Answer a Flush, at once."""
+        self._session.flush_done(number, error)
 
     def node(self, number: int) -> common.NodeInfo | None:
         """The datanode with this number, by the newest cluster map received."""

@@ -18,6 +18,7 @@ from cairnfs.cli import (
     policy,
     quota,
     repair,
+    snapshot,
     status,
     umount,
     up,
@@ -63,6 +64,8 @@ def build() -> Callable[..., Any]:
     app.add_typer(quota.app, name="quota")
     app.command("set-policy")(policy.set_policy)
     app.command("get-policy")(policy.get_policy)
+    app.add_typer(snapshot.app, name="snapshot")
+    app.command("clone")(snapshot.clone)
     app.command("fsck")(fsck.command)
     app.add_typer(meta.app, name="meta")
     app.command("mount")(mount.command)

@@ -60,6 +60,17 @@ REALM_DEPTH_MAX: Final = 8  # realms that enclose each other
 REPLICAS_MAX: Final = 16  # of a chunk, whoever asks for them
 RETAG_STEP_ENTRIES: Final = 200  # given another realm in one transaction
 
+# ------------------------------------------------------------------ snapshots and clones
+SNAPSHOTS_REALM: Final = 1 << 62  # no directory: the realm of all snapshots, whose inodes do not change
+TREES_COPIED_MAX: Final = 4  # at once; each has a view of the engine
+TREES_REMOVED_MAX: Final = 64  # that wait for it, or are being removed
+COPY_STEP_INODES: Final = 256  # made in one transaction
+COPY_PAGE_ENTRIES: Final = 128  # of a directory, read at once
+REMOVE_STEP_ENTRIES: Final = 200  # taken from a directory in one transaction
+REMOVED_INODES_MAX: Final = 1_000  # that wait to be reaped, before more are taken from their directories
+FLUSH_ALL_S: Final = 120.0  # for a mount to save all that it has unsent
+TREE_PROGRESS_S: Final = 0.5  # between two messages about a tree that is copied or removed
+
 # ------------------------------------------------------------------ messages
 GRPC_MESSAGE_MAX_BYTES: Final = 8 * MIB
 REQUESTS_PER_MESSAGE_MAX: Final = 256
@@ -291,6 +302,9 @@ assert STEP_KEYS_MAX + 50 < TRANSACTION_MAX_KEYS
 assert RETAG_STEP_ENTRIES * 2 + 10 + 2 * REALM_DEPTH_MAX < TRANSACTION_MAX_KEYS
 assert STEP_VALUES_MAX_BYTES + 4 * VALUE_MAX_BYTES < TRANSACTION_MAX_BYTES
 assert min(CLIENT_DOUBT_S, NODE_SUSPECT_S) / 2 > ATTENTION_GAP_S
+assert COPY_STEP_INODES <= ID_RANGE
+assert REMOVE_STEP_ENTRIES * 3 + 10 < STEP_KEYS_MAX  # name, inode, orphan
+assert RECALL_MAX_S < FLUSH_ALL_S
 assert READDIR_LIMIT_MAX * (512 + READDIR_FILE_SLICES_MAX * 128) < GRPC_MESSAGE_MAX_BYTES
 assert EXTENTS_REPLY_SLICES_MAX * 128 + SLICES_MAX * 128 < GRPC_MESSAGE_MAX_BYTES
 assert SESSION_HEARTBEAT_S * 3 < CLIENT_DOUBT_S < LEASE_S

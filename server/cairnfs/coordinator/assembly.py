@@ -79,7 +79,7 @@ class Coordinator:
         for spec in membership_operations(self.manager, placer, self.upkeep):
             registry[spec.name] = spec
         self.conductor = Conductor(
-            self.config, clock, registry, store.read, numbers, self.manager.cluster_map
+            self.config, clock, registry, store.read, numbers, self.manager.cluster_map, store.snapshot
         )
         self.driver = Driver(
             self.conductor, self._committer, self._storage_failed, settings.lease_s, self._is_deposed

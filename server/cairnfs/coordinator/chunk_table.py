@@ -34,7 +34,7 @@ def add_references(
 ) -> ChunkRecord:
     """Count `count` more slices of a chunk, which `nodes` have just stored (none: it must be known).
 
-    `wish` is how many replicas the file wants.
+    `wish` is how many replicas the file wants; with NO_WISH what others wanted stays.
 
     Raises CairnError CHUNK_GONE when the chunk is unknown and `nodes` is empty, or when it is being
     deleted; INVALID when it is stored with another length.
@@ -49,12 +49,13 @@ def add_references(
         _require_usable(record, chunk_id, length)
         if record.references == 0:
             txn.delete(keys.garbage(record.garbage_since_ns, chunk_id))
+        stays = record.references > 0 or wish == NO_WISH
         record = record._replace(
             references=record.references + count,
             garbage_since_ns=0,
             nodes=tuple(sorted({*record.nodes, *nodes})),
-            wish=record.wish.joined(wish) if record.references else wish,
-            new_wish=record.new_wish.joined(wish) if record.references else wish,
+            wish=record.wish.joined(wish) if stays else wish,
+            new_wish=record.new_wish.joined(wish) if stays else wish,
         )
     txn.put(keys.chunk(chunk_id), record.encode())
     return record

@@ -8,6 +8,7 @@ from typing import Final
 from cairnfs.base.limits import FRAME_MAX_BYTES, KIB, SESSION_OUTBOX_MAX_BYTES
 from cairnfs.base.logs import get_logger
 from cairnfs.coordinator.conductor import Conductor, Effects
+from cairnfs.coordinator.conductor.trees import Tell
 from cairnfs.coordinator.namespace.mends import Mend
 from cairnfs.engine.committer import Committer, Done
 from cairnfs.engine.interface import EngineBroken, Outcome
@@ -109,6 +110,7 @@ class Driver:
     def stop(self) -> None:
         """Take no more commits: what is under way is finished by closing the committer."""
         self._stopped = True
+        self.conductor.trees.close()
 
     async def run(self, low_space: Callable[[], bool]) -> None:
         """Let time pass until cancelled."""
@@ -168,6 +170,18 @@ class Driver:
     def set_policy(self, request: pb.SetPolicyRequest, answered: Callable[[pb.SetPolicyReply], None]) -> None:
         """Set the policy of a directory; see Conductor.set_policy."""
         self._do(self.conductor.set_policy(request, answered))
+
+    def make_snapshot(self, request: pb.MakeSnapshotRequest, tell: Tell) -> None:
+        """Make a snapshot; see Conductor.make_snapshot."""
+        self._do(self.conductor.make_snapshot(request, tell))
+
+    def delete_snapshot(self, request: pb.DeleteSnapshotRequest, tell: Tell) -> None:
+        """Delete a snapshot; see Conductor.delete_snapshot."""
+        self._do(self.conductor.delete_snapshot(request, tell))
+
+    def clone(self, request: pb.CloneTreeRequest, tell: Tell) -> None:
+        """Clone a tree; see Conductor.clone."""
+        self._do(self.conductor.clone(request, tell))
 
     # ------------------------------------------------------------------ effects
 

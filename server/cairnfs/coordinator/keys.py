@@ -220,6 +220,34 @@ def retag_directory(key: bytes) -> int:
     return int.from_bytes(key[_HEAD_BYTES:], "big")
 
 
+# ------------------------------------------------------------------ trees (docs/internals/snapshots.md)
+
+
+def tree_job(number: int) -> bytes:
+    """A tree that is being copied or removed (records.TreeJob); its number is that of its root."""
+    return _one(b"j", number)
+
+
+def tree_job_range() -> Range:
+    """All of them."""
+    return b"j", _next_kind(b"j")
+
+
+def tree_job_number(key: bytes) -> int:
+    """The number in a key made by `tree_job`."""
+    return _first(key)
+
+
+def copied_link(job: int, ino: int) -> bytes:
+    """The copy of a file with several names, while its tree is copied: its number, in 8 bytes."""
+    return _TWO.pack(b"h", job, ino)
+
+
+def copied_link_range(job: int) -> Range:
+    """All of one tree."""
+    return _one(b"h", job), _following(b"h", job)
+
+
 # ------------------------------------------------------------------ sessions, counters, nodes, settings
 
 

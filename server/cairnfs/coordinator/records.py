@@ -16,6 +16,7 @@ _ATTR: Final = Struct("<BQBIBIBIBIBQBQBQBqBqBqBQB?BQHQ")
 _DENTRY: Final = Struct(">QB")
 _REALM: Final = Struct(">QBBQQqq")
 _CHUNK: Final = Struct(">IQBQBB")
+_JOB: Final = Struct(">BBQQQQQQq")
 _COUNT: Final = Struct(">H")
 _NAMED: Final = Struct(">32sI")  # a chunk that slices of the block are of, and its length
 _SLICE: Final = Struct(">IIIH")  # its place in the block, its length, its place in the chunk, which chunk
@@ -251,3 +252,56 @@ class Realm(NamedTuple):
         """The realm in an engine's value."""
         parent, state, *others = _REALM.unpack(value)
         return cls(parent, RealmState(state), *others)
+
+
+class TreeKind(IntEnum):
+    """What a tree is copied for, or was."""
+
+    SNAPSHOT = 0
+    CLONE = 1
+
+
+class TreeState(IntEnum):
+    """COPYING needs a view that ends with its coordinator.
+
+    ABANDONED copies, which nobody has seen, and trees that lost their names (REMOVING) are removed by this or
+    the next one.
+    """
+
+    COPYING = 0
+    ABANDONED = 1
+    REMOVING = 2
+
+
+class TreeJob(NamedTuple):
+    """A tree that is being copied, or removed (docs/internals/snapshots.md).
+
+    `directory` and `name` are where a copy will be found: for a snapshot, the directory that it is of.
+    `root` is the tree, which has no other name; 0 when there is none any more. `steps` counts transactions,
+    `inodes` and `shared_bytes` what was made, or the inodes that were removed.
+    """
+
+    kind: TreeKind
+    state: TreeState
+    directory: int
+    root: int
+    realm: int
+    steps: int
+    inodes: int
+    shared_bytes: int
+    started_ns: int
+    name: bytes
+
+    def encode(self) -> bytes:
+        """The engine's value."""
+        return _JOB.pack(*self[:-1]) + self.name
+
+    @classmethod
+    def decode(cls, value: bytes) -> "TreeJob":
+        """The job in an engine's value."""
+        kind, state, directory, root, realm, steps, inodes, shared_bytes, started_ns = _JOB.unpack_from(value)
+        name = value[_JOB.size :]
+        state = TreeState(state)
+        return cls(
+            TreeKind(kind), state, directory, root, realm, steps, inodes, shared_bytes, started_ns, name
+        )

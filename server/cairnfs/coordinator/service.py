@@ -9,6 +9,7 @@ from google.protobuf.message import DecodeError
 from cairnfs.base.errors import CairnError
 from cairnfs.base.limits import WELCOME_DEADLINE_S
 from cairnfs.base.logs import get_logger
+from cairnfs.coordinator.conductor.trees import Tell
 from cairnfs.coordinator.driver import Driver, Outbox
 from cairnfs.engine.interface import EngineError
 from cairnfs.http2.calls import Status
@@ -55,6 +56,16 @@ class MetadataService:
         }
         found[_METADATA + "SetPolicy"] = unary(pb.SetPolicyRequest, self._set_policy)
         found[_METADATA + "ListRealms"] = unary(pb.ListRealmsRequest, _unless_engine_fails(self._list_realms))
+        found[_METADATA + "ListSnapshots"] = unary(
+            pb.ListSnapshotsRequest, _unless_engine_fails(self._list_snapshots)
+        )
+        for name, request, begin in (
+            ("MakeSnapshot", pb.MakeSnapshotRequest, self._driver.make_snapshot),
+            ("DeleteSnapshot", pb.DeleteSnapshotRequest, self._driver.delete_snapshot),
+            ("CloneTree", pb.CloneTreeRequest, self._driver.clone),
+        ):
+            follow = _unless_engine_fails_meanwhile(_progress_of(begin))
+            found[_METADATA + name] = many_answers(request, follow)
         if self._fsck is not None:
             found[_METADATA + "Fsck"] = many_answers(
                 pb.FsckRequest, _unless_engine_fails_meanwhile(self._fsck)
@@ -86,6 +97,27 @@ class MetadataService:
             return self._driver.conductor.realms.list_all(request.path)
         except CairnError as error:
             return pb.ListRealmsReply(error=error.code, detail=error.detail)
+
+    async def _list_snapshots(self, request: pb.ListSnapshotsRequest, _context: Any) -> pb.ListSnapshotsReply:
+        try:
+            return self._driver.conductor.trees.list_snapshots(request.path)
+        except CairnError as error:
+            return pb.ListSnapshotsReply(error=error.code, detail=error.detail)
+
+
+def _progress_of(begin: Callable[[Any, Tell], None]) -> Callable[[Any, Any], AsyncIterator[pb.TreeProgress]]:
+    """How work on a tree gets on. It goes on when the caller has gone."""
+
+    async def follow(request: Any, _context: Any) -> AsyncIterator[pb.TreeProgress]:
+        told: asyncio.Queue[pb.TreeProgress] = asyncio.Queue()
+        begin(request, told.put_nowait)
+        while True:
+            progress = await told.get()
+            yield progress
+            if progress.done or progress.error:
+                return
+
+    return follow
 
 
 class _Session:

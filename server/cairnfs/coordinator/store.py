@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from cairnfs.engine.committer import Committer
@@ -20,6 +21,10 @@ class MetadataStore:
     def read(self, body: Callable[[ReadTransaction], T]) -> T:
         """Run `body` on a snapshot of the last commit. Raises what it raises, and EngineError."""
         return self._engine.read(body)
+
+    def snapshot(self) -> AbstractContextManager[ReadTransaction]:
+        """The last commit, to be read for as long as it takes."""
+        return self._engine.snapshot()
 
     async def commit(self, operation: Operation) -> Any:
         """The value of `operation`, once it is durable. Raises what it raised, and EngineError."""

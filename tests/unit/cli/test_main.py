@@ -16,9 +16,10 @@ from cairnfs.cli.up import typed_as
 from cairnfs.config.schema import keys_of
 
 SERVING = (
-    "up down status set-policy get-policy fsck mount umount coordinator datanode install-mount-helper version"
+    "up down status set-policy get-policy clone fsck mount umount "
+    "coordinator datanode install-mount-helper version"
 )
-COMMANDS = [*SERVING.split(), "nodes", "repair", "quota", "meta", "config"]
+COMMANDS = [*SERVING.split(), "nodes", "repair", "quota", "snapshot", "meta", "config"]
 
 
 @pytest.fixture(autouse=True)

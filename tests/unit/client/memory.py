@@ -212,6 +212,9 @@ class RecordingListener:
     def on_trust(self) -> None:
         self.events.append(("trust", None))
 
+    def on_flush(self, number: int) -> None:
+        self.events.append(("flush", number))
+
     def on_notice(self, notice: pb.Notice) -> None:
         self.events.append(("notice", notice.low_space))
 

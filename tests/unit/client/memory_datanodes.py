@@ -192,6 +192,9 @@ class PlanningSession:
     def recall_done(self, recall_id: int, still_open: Sequence[int], open_for_write: Sequence[int]) -> None:
         raise AssertionError("the chunk client acknowledges no recalls")
 
+    def flush_done(self, number: int, error: CairnError | None) -> None:
+        raise AssertionError("the chunk client saves nothing for others")
+
     def node(self, number: int) -> common_pb2.NodeInfo | None:
         datanode = self.datanodes.get(number)
         return None if datanode is None else datanode.info

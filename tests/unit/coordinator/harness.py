@@ -141,7 +141,13 @@ class Cluster:
         numbers.add(self._one(reserve_inode_numbers))
         config = Config("cluster", self._one(next_incarnation), lease_s=LEASE_S)
         conductor = Conductor(
-            config, self._seen_clock, self.registry, self.engine.read, numbers, common.ClusterMap
+            config,
+            self._seen_clock,
+            self.registry,
+            self.engine.read,
+            numbers,
+            common.ClusterMap,
+            self.engine.snapshot,
         )
         self.do(conductor.start())
         return conductor

@@ -44,6 +44,9 @@ class Session:
     def recall_done(self, recall_id: int, still_open: Sequence[int], open_for_write: Sequence[int]) -> None:
         raise AssertionError("no recall was made")
 
+    def flush_done(self, number: int, error: CairnError | None) -> None:
+        raise AssertionError("nothing was to be saved")
+
     def node(self, number: int) -> common_pb2.NodeInfo | None:
         return None
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import trio
 
+from cairnfs.base.errors import CairnError
 from cairnfs.client.interface import SessionListener
 from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
 from cairnfs.vfs.core import VFS
@@ -40,6 +41,9 @@ class Session:
 
     def recall_done(self, recall_id: int, still_open: Sequence[int], open_for_write: Sequence[int]) -> None:
         raise AssertionError("no recall was made")
+
+    def flush_done(self, number: int, error: CairnError | None) -> None:
+        raise AssertionError("nothing was to be saved")
 
     def node(self, number: int) -> common.NodeInfo | None:
         return None

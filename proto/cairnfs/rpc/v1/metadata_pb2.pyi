@@ -79,6 +79,23 @@ REALM_STATE_TAGGING: RealmState.ValueType  # 1
 REALM_STATE_REMOVING: RealmState.ValueType  # 2
 Global___RealmState: _TypeAlias = RealmState  # noqa: Y015
 
+class _SnapshotState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SnapshotStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SnapshotState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SNAPSHOT_STATE_READY: _SnapshotState.ValueType  # 0
+    SNAPSHOT_STATE_MAKING: _SnapshotState.ValueType  # 1
+    SNAPSHOT_STATE_DELETING: _SnapshotState.ValueType  # 2
+
+class SnapshotState(_SnapshotState, metaclass=_SnapshotStateEnumTypeWrapper): ...
+
+SNAPSHOT_STATE_READY: SnapshotState.ValueType  # 0
+SNAPSHOT_STATE_MAKING: SnapshotState.ValueType  # 1
+SNAPSHOT_STATE_DELETING: SnapshotState.ValueType  # 2
+Global___SnapshotState: _TypeAlias = SnapshotState  # noqa: Y015
+
 @_typing.final
 class ClientMessage(_message.Message):
     """---------------------------------------------------------------- session stream"""
@@ -90,6 +107,7 @@ class ClientMessage(_message.Message):
     RECALLS_DONE_FIELD_NUMBER: _builtins.int
     ACKNOWLEDGED_SEQ_FIELD_NUMBER: _builtins.int
     GOODBYE_FIELD_NUMBER: _builtins.int
+    FLUSHED_FIELD_NUMBER: _builtins.int
     acknowledged_seq: _builtins.int
     """every reply up to this one arrived"""
     goodbye: _builtins.bool
@@ -104,6 +122,8 @@ class ClientMessage(_message.Message):
 
     @_builtins.property
     def recalls_done(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecallDone]: ...
+    @_builtins.property
+    def flushed(self) -> _containers.RepeatedCompositeFieldContainer[Global___Flushed]: ...
     def __init__(
         self,
         *,
@@ -112,10 +132,11 @@ class ClientMessage(_message.Message):
         recalls_done: _abc.Iterable[Global___RecallDone] | None = ...,
         acknowledged_seq: _builtins.int = ...,
         goodbye: _builtins.bool = ...,
+        flushed: _abc.Iterable[Global___Flushed] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_seq", b"acknowledged_seq", "goodbye", b"goodbye", "hello", b"hello", "recalls_done", b"recalls_done", "requests", b"requests"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_seq", b"acknowledged_seq", "flushed", b"flushed", "goodbye", b"goodbye", "hello", b"hello", "recalls_done", b"recalls_done", "requests", b"requests"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -155,6 +176,7 @@ class Event(_message.Message):
     END_FIELD_NUMBER: _builtins.int
     CLUSTER_MAP_FIELD_NUMBER: _builtins.int
     NOTICE_FIELD_NUMBER: _builtins.int
+    FLUSH_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -175,6 +197,8 @@ class Event(_message.Message):
 
     @_builtins.property
     def notice(self) -> Global___Notice: ...
+    @_builtins.property
+    def flush(self) -> Global___Flush: ...
     def __init__(
         self,
         *,
@@ -186,12 +210,13 @@ class Event(_message.Message):
         end: Global___SessionEnd | None = ...,
         cluster_map: _common_pb2.ClusterMap | None = ...,
         notice: Global___Notice | None = ...,
+        flush: Global___Flush | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cluster_map", b"cluster_map", "end", b"end", "heartbeat", b"heartbeat", "kind", b"kind", "node_update", b"node_update", "notice", b"notice", "recall", b"recall", "reply", b"reply", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cluster_map", b"cluster_map", "end", b"end", "flush", b"flush", "heartbeat", b"heartbeat", "kind", b"kind", "node_update", b"node_update", "notice", b"notice", "recall", b"recall", "reply", b"reply", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_map", b"cluster_map", "end", b"end", "heartbeat", b"heartbeat", "kind", b"kind", "node_update", b"node_update", "notice", b"notice", "recall", b"recall", "reply", b"reply", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_map", b"cluster_map", "end", b"end", "flush", b"flush", "heartbeat", b"heartbeat", "kind", b"kind", "node_update", b"node_update", "notice", b"notice", "recall", b"recall", "reply", b"reply", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["welcome", "reply", "recall", "node_update", "heartbeat", "end", "cluster_map", "notice"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["welcome", "reply", "recall", "node_update", "heartbeat", "end", "cluster_map", "notice", "flush"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -443,6 +468,52 @@ class RecallItem(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RecallItem: _TypeAlias = RecallItem  # noqa: Y015
+
+@_typing.final
+class Flush(_message.Message):
+    """Save all that is unsent at this moment, in every file and directory. Nothing has to be given up."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Flush: _TypeAlias = Flush  # noqa: Y015
+
+@_typing.final
+class Flushed(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    error: _common_pb2.ErrorCode.ValueType
+    detail: _builtins.str
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        error: _common_pb2.ErrorCode.ValueType = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "error", b"error", "id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Flushed: _TypeAlias = Flushed  # noqa: Y015
 
 @_typing.final
 class RecallDone(_message.Message):
@@ -2991,3 +3062,187 @@ class ListRealmsReply(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListRealmsReply: _TypeAlias = ListRealmsReply  # noqa: Y015
+
+@_typing.final
+class MakeSnapshotRequest(_message.Message):
+    """---------------------------------------------------------------- snapshots and clones
+    docs/internals/snapshots.md. Paths are from the root of the file system.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    name: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        name: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MakeSnapshotRequest: _TypeAlias = MakeSnapshotRequest  # noqa: Y015
+
+@_typing.final
+class DeleteSnapshotRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    name: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        name: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteSnapshotRequest: _TypeAlias = DeleteSnapshotRequest  # noqa: Y015
+
+@_typing.final
+class CloneTreeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    source: _builtins.str
+    target: _builtins.str
+    def __init__(
+        self,
+        *,
+        source: _builtins.str = ...,
+        target: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["source", b"source", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CloneTreeRequest: _TypeAlias = CloneTreeRequest  # noqa: Y015
+
+@_typing.final
+class TreeProgress(_message.Message):
+    """How a tree is copied or removed. The last message is `done` or has an error."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INODES_FIELD_NUMBER: _builtins.int
+    SHARED_BYTES_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    inodes: _builtins.int
+    """made or removed so far"""
+    shared_bytes: _builtins.int
+    """of files in what was made so far; no byte of them is copied"""
+    done: _builtins.bool
+    error: _common_pb2.ErrorCode.ValueType
+    detail: _builtins.str
+    def __init__(
+        self,
+        *,
+        inodes: _builtins.int = ...,
+        shared_bytes: _builtins.int = ...,
+        done: _builtins.bool = ...,
+        error: _common_pb2.ErrorCode.ValueType = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "done", b"done", "error", b"error", "inodes", b"inodes", "shared_bytes", b"shared_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TreeProgress: _TypeAlias = TreeProgress  # noqa: Y015
+
+@_typing.final
+class SnapshotReport(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    MADE_MS_FIELD_NUMBER: _builtins.int
+    INODES_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """of the directory"""
+    name: _builtins.bytes
+    state: Global___SnapshotState.ValueType
+    made_ms: _builtins.int
+    """since 1970; 0: not made yet"""
+    inodes: _builtins.int
+    """made or removed so far; 0 when it is ready"""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        name: _builtins.bytes = ...,
+        state: Global___SnapshotState.ValueType = ...,
+        made_ms: _builtins.int = ...,
+        inodes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inodes", b"inodes", "made_ms", b"made_ms", "name", b"name", "path", b"path", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotReport: _TypeAlias = SnapshotReport  # noqa: Y015
+
+@_typing.final
+class ListSnapshotsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSnapshotsRequest: _TypeAlias = ListSnapshotsRequest  # noqa: Y015
+
+@_typing.final
+class ListSnapshotsReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SNAPSHOTS_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    error: _common_pb2.ErrorCode.ValueType
+    detail: _builtins.str
+    @_builtins.property
+    def snapshots(self) -> _containers.RepeatedCompositeFieldContainer[Global___SnapshotReport]: ...
+    def __init__(
+        self,
+        *,
+        snapshots: _abc.Iterable[Global___SnapshotReport] | None = ...,
+        error: _common_pb2.ErrorCode.ValueType = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "error", b"error", "snapshots", b"snapshots"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSnapshotsReply: _TypeAlias = ListSnapshotsReply  # noqa: Y015

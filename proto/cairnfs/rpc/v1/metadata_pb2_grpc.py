@@ -69,6 +69,26 @@ class MetadataStub:
                 request_serializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.ListRealmsRequest.SerializeToString,
                 response_deserializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.ListRealmsReply.FromString,
                 _registered_method=True)
+        self.MakeSnapshot = channel.unary_stream(
+                '/cairnfs.rpc.v1.Metadata/MakeSnapshot',
+                request_serializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.MakeSnapshotRequest.SerializeToString,
+                response_deserializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.TreeProgress.FromString,
+                _registered_method=True)
+        self.DeleteSnapshot = channel.unary_stream(
+                '/cairnfs.rpc.v1.Metadata/DeleteSnapshot',
+                request_serializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.DeleteSnapshotRequest.SerializeToString,
+                response_deserializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.TreeProgress.FromString,
+                _registered_method=True)
+        self.ListSnapshots = channel.unary_unary(
+                '/cairnfs.rpc.v1.Metadata/ListSnapshots',
+                request_serializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.ListSnapshotsRequest.SerializeToString,
+                response_deserializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.ListSnapshotsReply.FromString,
+                _registered_method=True)
+        self.CloneTree = channel.unary_stream(
+                '/cairnfs.rpc.v1.Metadata/CloneTree',
+                request_serializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.CloneTreeRequest.SerializeToString,
+                response_deserializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.TreeProgress.FromString,
+                _registered_method=True)
 
 
 class MetadataServicer:
@@ -116,6 +136,30 @@ class MetadataServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def MakeSnapshot(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteSnapshot(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSnapshots(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CloneTree(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MetadataServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -153,6 +197,26 @@ def add_MetadataServicer_to_server(servicer, server):
                     servicer.ListRealms,
                     request_deserializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.ListRealmsRequest.FromString,
                     response_serializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.ListRealmsReply.SerializeToString,
+            ),
+            'MakeSnapshot': grpc.unary_stream_rpc_method_handler(
+                    servicer.MakeSnapshot,
+                    request_deserializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.MakeSnapshotRequest.FromString,
+                    response_serializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.TreeProgress.SerializeToString,
+            ),
+            'DeleteSnapshot': grpc.unary_stream_rpc_method_handler(
+                    servicer.DeleteSnapshot,
+                    request_deserializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.DeleteSnapshotRequest.FromString,
+                    response_serializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.TreeProgress.SerializeToString,
+            ),
+            'ListSnapshots': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSnapshots,
+                    request_deserializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.ListSnapshotsRequest.FromString,
+                    response_serializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.ListSnapshotsReply.SerializeToString,
+            ),
+            'CloneTree': grpc.unary_stream_rpc_method_handler(
+                    servicer.CloneTree,
+                    request_deserializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.CloneTreeRequest.FromString,
+                    response_serializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.TreeProgress.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -344,6 +408,114 @@ class Metadata:
             '/cairnfs.rpc.v1.Metadata/ListRealms',
             cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.ListRealmsRequest.SerializeToString,
             cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.ListRealmsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MakeSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cairnfs.rpc.v1.Metadata/MakeSnapshot',
+            cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.MakeSnapshotRequest.SerializeToString,
+            cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.TreeProgress.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cairnfs.rpc.v1.Metadata/DeleteSnapshot',
+            cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.DeleteSnapshotRequest.SerializeToString,
+            cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.TreeProgress.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSnapshots(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cairnfs.rpc.v1.Metadata/ListSnapshots',
+            cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.ListSnapshotsRequest.SerializeToString,
+            cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.ListSnapshotsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CloneTree(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cairnfs.rpc.v1.Metadata/CloneTree',
+            cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.CloneTreeRequest.SerializeToString,
+            cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.TreeProgress.FromString,
             options,
             channel_credentials,
             insecure,

@@ -40,6 +40,10 @@ class MetadataStub:
     Dump: _grpc.UnaryStreamMultiCallable[_metadata_pb2.DumpRequest, _metadata_pb2.DumpPart]
     SetPolicy: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.SetPolicyRequest, _metadata_pb2.SetPolicyReply]
     ListRealms: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.ListRealmsRequest, _metadata_pb2.ListRealmsReply]
+    MakeSnapshot: _grpc.UnaryStreamMultiCallable[_metadata_pb2.MakeSnapshotRequest, _metadata_pb2.TreeProgress]
+    DeleteSnapshot: _grpc.UnaryStreamMultiCallable[_metadata_pb2.DeleteSnapshotRequest, _metadata_pb2.TreeProgress]
+    ListSnapshots: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.ListSnapshotsRequest, _metadata_pb2.ListSnapshotsReply]
+    CloneTree: _grpc.UnaryStreamMultiCallable[_metadata_pb2.CloneTreeRequest, _metadata_pb2.TreeProgress]
 
 @_typing.type_check_only
 class MetadataAsyncStub(MetadataStub):
@@ -51,6 +55,10 @@ class MetadataAsyncStub(MetadataStub):
     Dump: _aio.UnaryStreamMultiCallable[_metadata_pb2.DumpRequest, _metadata_pb2.DumpPart]  # type: ignore[assignment]
     SetPolicy: _aio.UnaryUnaryMultiCallable[_metadata_pb2.SetPolicyRequest, _metadata_pb2.SetPolicyReply]  # type: ignore[assignment]
     ListRealms: _aio.UnaryUnaryMultiCallable[_metadata_pb2.ListRealmsRequest, _metadata_pb2.ListRealmsReply]  # type: ignore[assignment]
+    MakeSnapshot: _aio.UnaryStreamMultiCallable[_metadata_pb2.MakeSnapshotRequest, _metadata_pb2.TreeProgress]  # type: ignore[assignment]
+    DeleteSnapshot: _aio.UnaryStreamMultiCallable[_metadata_pb2.DeleteSnapshotRequest, _metadata_pb2.TreeProgress]  # type: ignore[assignment]
+    ListSnapshots: _aio.UnaryUnaryMultiCallable[_metadata_pb2.ListSnapshotsRequest, _metadata_pb2.ListSnapshotsReply]  # type: ignore[assignment]
+    CloneTree: _aio.UnaryStreamMultiCallable[_metadata_pb2.CloneTreeRequest, _metadata_pb2.TreeProgress]  # type: ignore[assignment]
 
 class MetadataServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -101,5 +109,33 @@ class MetadataServicer(metaclass=_abc_1.ABCMeta):
         request: _metadata_pb2.ListRealmsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_metadata_pb2.ListRealmsReply, _abc.Awaitable[_metadata_pb2.ListRealmsReply]]: ...
+
+    @_abc_1.abstractmethod
+    def MakeSnapshot(
+        self,
+        request: _metadata_pb2.MakeSnapshotRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_metadata_pb2.TreeProgress], _abc.AsyncIterator[_metadata_pb2.TreeProgress]]: ...
+
+    @_abc_1.abstractmethod
+    def DeleteSnapshot(
+        self,
+        request: _metadata_pb2.DeleteSnapshotRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_metadata_pb2.TreeProgress], _abc.AsyncIterator[_metadata_pb2.TreeProgress]]: ...
+
+    @_abc_1.abstractmethod
+    def ListSnapshots(
+        self,
+        request: _metadata_pb2.ListSnapshotsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_metadata_pb2.ListSnapshotsReply, _abc.Awaitable[_metadata_pb2.ListSnapshotsReply]]: ...
+
+    @_abc_1.abstractmethod
+    def CloneTree(
+        self,
+        request: _metadata_pb2.CloneTreeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_metadata_pb2.TreeProgress], _abc.AsyncIterator[_metadata_pb2.TreeProgress]]: ...
 
 def add_MetadataServicer_to_server(servicer: MetadataServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

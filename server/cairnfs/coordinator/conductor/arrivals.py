@@ -9,6 +9,7 @@ from cairnfs.base.limits import BLOCK_BYTES, ROOT_INO, SESSIONS_MAX
 from cairnfs.base.logs import get_logger
 from cairnfs.coordinator import sessions as session_records
 from cairnfs.coordinator.conductor.context import Context, explain
+from cairnfs.coordinator.conductor.flushes import Flushes
 from cairnfs.coordinator.conductor.locking import Locking
 from cairnfs.coordinator.leases import NONE, READ, WRITE
 from cairnfs.coordinator.namespace import tree
@@ -47,12 +48,14 @@ class Arrivals:
         self,
         context: Context,
         locking: Locking,
+        flushes: Flushes,
         connected: Callable[[int], bool],
         attached: Callable[[int, Session], None],
     ) -> None:
         """`attached` is told the session of a connection before its Welcome is sent."""
         self._context = context
         self._locking = locking
+        self._flushes = flushes
         self._connected = connected
         self._attached = attached
         self._early: list[_Arriving] = []  # arrived during recovery
@@ -181,6 +184,7 @@ class Arrivals:
         self._welcome(session, root, welcome)
         for recall in context.recalls.of_session(session.id):
             context.emit(session, pb.Event(recall=recall.message))
+        self._flushes.resend(session)
 
     # ------------------------------------------------------------------ parts
 

@@ -32,6 +32,7 @@ from cairnfs.coordinator.conductor.context import (
     answer,
 )
 from cairnfs.coordinator.conductor.endings import Endings
+from cairnfs.coordinator.conductor.flushes import Flushes
 from cairnfs.coordinator.conductor.grants import Grants
 from cairnfs.coordinator.conductor.locking import Locking
 from cairnfs.coordinator.conductor.mending import Mending
@@ -41,6 +42,7 @@ from cairnfs.coordinator.conductor.orphans import Orphans
 from cairnfs.coordinator.conductor.reads import Reads
 from cairnfs.coordinator.conductor.realms import Answered, Realms
 from cairnfs.coordinator.conductor.reservations import Reservations
+from cairnfs.coordinator.conductor.trees import OpenView, Tell, Trees
 from cairnfs.coordinator.conductor.upgrades import Upgrades
 from cairnfs.coordinator.leases import NONE, READ, WRITE
 from cairnfs.coordinator.namespace.mends import Mend
@@ -73,8 +75,12 @@ class Conductor:
         read: Read,
         numbers: InodeNumbers,
         cluster_map: Callable[[], common.ClusterMap],
+        open_view: OpenView,
     ) -> None:
-        """`read` runs a function on a snapshot of the engine; `clock` gives the time of each step."""
+        """`read` runs a function on a snapshot of the engine; `clock` gives the time of each step.
+
+        `open_view` gives a snapshot that may be kept.
+        """
         self.context: Final = Context(config, clock, registry, read, numbers, cluster_map)
         self._connections: dict[int, Session | None] = {}
         grants = Grants(self.context)
@@ -85,9 +91,16 @@ class Conductor:
         self._mending = Mending(self.context)
         self._batches = Batches(self.context, self.orphans)
         self._locking = Locking(self.context)
-        self._endings = Endings(self.context, self._locking, self.orphans)
-        self._arrivals = Arrivals(self.context, self._locking, self._connections.__contains__, self._attach)
-        self.realms: Final = Realms(self.context, Chores(self.context))
+        self._flushes = Flushes(self.context)
+        self._endings = Endings(self.context, self._locking, self.orphans, self._flushes)
+        self._arrivals = Arrivals(
+            self.context, self._locking, self._flushes, self._connections.__contains__, self._attach
+        )
+        chores = Chores(self.context)
+        self.realms: Final = Realms(self.context, chores)
+        self.trees: Final = Trees(
+            self.context, chores, self.orphans, self._flushes, self.realms.refresh, open_view
+        )
         self._deferred: deque[tuple[Session, pb.Request]] = deque()
         self._handlers: Final[dict[str, Handler]] = {
             "release": self._release,
@@ -111,6 +124,7 @@ class Conductor:
         else:
             self.orphans.find_all()
             self.realms.resume()
+            self.trees.resume()
         return self.context.take_effects()
 
     def connect(self, connection: int, hello: pb.Hello) -> Effects:
@@ -160,6 +174,8 @@ class Conductor:
         self._endings.retry()
         self.orphans.retry()
         self.realms.tick()
+        self._flushes.tick()
+        self.trees.tick()
         for session in context.sessions.all():
             self._purge(session, at_least=1)
         if context.sessions.recovery_is_over(now_s):
@@ -203,6 +219,21 @@ class Conductor:
         self.realms.set_policy(request, answered)
         return self.context.take_effects()
 
+    def make_snapshot(self, request: pb.MakeSnapshotRequest, tell: Tell) -> Effects:
+        """An operator wants a snapshot; `tell` hears how it gets on, until it is done or has failed."""
+        self.trees.make_snapshot(request, tell)
+        return self.context.take_effects()
+
+    def delete_snapshot(self, request: pb.DeleteSnapshotRequest, tell: Tell) -> Effects:
+        """An operator does not want a snapshot any more; `tell` as for `make_snapshot`."""
+        self.trees.delete_snapshot(request, tell)
+        return self.context.take_effects()
+
+    def clone(self, request: pb.CloneTreeRequest, tell: Tell) -> Effects:
+        """An operator wants a copy of a tree; `tell` as for `make_snapshot`."""
+        self.trees.clone(request, tell)
+        return self.context.take_effects()
+
     def session_infos(self) -> list[pb.SessionInfo]:
         """Every session, for people."""
         infos = []
@@ -232,6 +263,8 @@ class Conductor:
         self._purge(session, at_least=REPLIES_PURGED_AT_ONCE)
         for done in message.recalls_done:
             self._recall_done(session, done)
+        for flushed in message.flushed:
+            self._flushes.answered(session, flushed)
         for request in message.requests:
             if session.alive:
                 self._request(session, request)
@@ -240,7 +273,7 @@ class Conductor:
             self._endings.end(session, common.ERROR_CODE_OK, "")
             return
         self._relieve(session)
-        if not message.requests and not message.recalls_done:
+        if not (message.requests or message.recalls_done or message.flushed):
             self.context.emit(session, _HEARTBEAT)
 
     def _request(self, session: Session, request: pb.Request) -> None:
@@ -363,6 +396,7 @@ class Conductor:
                 self._request(session, request)
         self.orphans.find_all()
         self.realms.resume()
+        self.trees.resume()
 
     # ------------------------------------------------------------------ housekeeping
 

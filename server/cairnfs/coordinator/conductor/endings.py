@@ -7,6 +7,7 @@ coordinator cannot come back to the next with its old leases.
 from cairnfs.base.logs import get_logger
 from cairnfs.coordinator import sessions as session_records
 from cairnfs.coordinator.conductor.context import Context
+from cairnfs.coordinator.conductor.flushes import Flushes
 from cairnfs.coordinator.conductor.locking import Locking
 from cairnfs.coordinator.conductor.orphans import Orphans
 from cairnfs.coordinator.recalls import wake
@@ -20,10 +21,11 @@ log = get_logger(__name__)
 class Endings:
     """Ends sessions."""
 
-    def __init__(self, context: Context, locking: Locking, orphans: Orphans) -> None:
+    def __init__(self, context: Context, locking: Locking, orphans: Orphans, flushes: Flushes) -> None:
         self._context = context
         self._locking = locking
         self._orphans = orphans
+        self._flushes = flushes
         self._failed: list[Session] = []
 
     def fence(self, session: Session, reason: str) -> None:
@@ -77,5 +79,6 @@ class Endings:
         self._locking.drop_session(session)
         for recall in context.recalls.drop_session(session.id):
             wake(recall.waiters)
+        self._flushes.ended(session.id)
         for ino in opened:
             self._orphans.check(ino)

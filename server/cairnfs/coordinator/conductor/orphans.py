@@ -44,6 +44,11 @@ class Orphans:
     def __len__(self) -> int:
         return len(self._known)
 
+    @property
+    def reaping(self) -> int:
+        """How many are being reaped now."""
+        return len(self._reaping)
+
     def add(self, ino: int) -> None:
         """The last link of `ino` went."""
         if ino != ROOT_INO:

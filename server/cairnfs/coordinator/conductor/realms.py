@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cairnfs.base.errors import CairnError
-from cairnfs.base.limits import ROOT_INO
+from cairnfs.base.limits import ROOT_INO, SNAPSHOTS_REALM
 from cairnfs.base.logs import get_logger
 from cairnfs.coordinator.conductor.chores import Chores
 from cairnfs.coordinator.conductor.context import Context
@@ -84,10 +84,9 @@ class Realms:
 
         def look(txn: ReadTransaction) -> pb.ListRealmsReply:
             if path:
-                return pb.ListRealmsReply(realms=[_report(txn, _walk_path(txn, path)[-1], path)])
-            return pb.ListRealmsReply(
-                realms=[policy.report(txn, ino, realm) for ino, realm in policy.scan(txn)]
-            )
+                return pb.ListRealmsReply(realms=[_report(txn, tree.walk(txn, path)[-1], path)])
+            found = [one for one in policy.scan(txn) if one[0] != SNAPSHOTS_REALM or one[1].used_inodes]
+            return pb.ListRealmsReply(realms=[policy.report(txn, ino, realm) for ino, realm in found])
 
         reply: pb.ListRealmsReply = self._context.read(look)
         return reply
@@ -104,7 +103,7 @@ class Realms:
         context, request = self._context, setting.request
         leases = context.leases
         try:
-            way = context.read(lambda txn: _walk_path(txn, request.path))
+            way = context.read(lambda txn: tree.walk(txn, request.path))
         except Exception as error:  # noqa: BLE001 - one request must not disturb the others
             way = context.read(lambda txn: _known_way(txn, request.path))
             if not self._recall_way(setting, way):
@@ -181,18 +180,6 @@ class Realms:
             self.refresh()
         else:
             self._waiting.add(ino)
-
-
-def _walk_path(txn: ReadTransaction, path: str) -> list[int]:
-    """The inodes on the way to a path, itself last. Raises CairnError."""
-    way = [ROOT_INO]
-    for name in tree.names_of_path(path):
-        tree.load_directory(txn, way[-1])
-        entry = tree.find_entry(txn, way[-1], name)
-        if entry is None:
-            raise CairnError(common.ERROR_CODE_NOT_FOUND, f"there is no {path}")
-        way.append(entry.ino)
-    return way
 
 
 def _known_way(txn: ReadTransaction, path: str) -> list[int]:

@@ -12,10 +12,16 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Final, NamedTuple
 
-from cairnfs.base.limits import FSCK_MENDS_MAX, FSCK_PROBLEMS_MAX, REPLIES_PURGED_AT_ONCE, ROOT_INO
-from cairnfs.base.reserved import is_hidden
+from cairnfs.base.limits import (
+    FSCK_MENDS_MAX,
+    FSCK_PROBLEMS_MAX,
+    REPLIES_PURGED_AT_ONCE,
+    ROOT_INO,
+    SNAPSHOTS_REALM,
+)
+from cairnfs.base.reserved import SNAPSHOTS, is_hidden
 from cairnfs.coordinator import chunk_table, keys
-from cairnfs.coordinator.namespace import mends, policy, realm_mends, tree, usage
+from cairnfs.coordinator.namespace import mends, policy, realm_mends, tree, tree_jobs, usage
 from cairnfs.coordinator.records import ChunkRecord, Dentry, Inode, Realm, RealmState, decode_slices
 from cairnfs.engine.interface import ReadTransaction
 from cairnfs.rpc.v1 import metadata_pb2 as pb
@@ -174,7 +180,8 @@ class Checker:
                 text = f"{where} is a second name of directory {entry.ino}"
                 second = mends.remove_second_name(directory, first[1], name)
                 self._problem("wrong_links", text, second, directory, entry.ino)
-        if inode is not None and (inode.realm != ROOT_INO or len(self._realms) > 1):
+        is_shelf = inode is not None and inode.realm == SNAPSHOTS_REALM and name == SNAPSHOTS
+        if inode is not None and not is_shelf and (inode.realm != ROOT_INO or len(self._realms) > 1):
             self._check_realm(txn, directory, name, entry.ino, inode)
         if directory not in self._inodes and tree.find_inode(txn, directory) is None:
             self._problem("dangling", f"{where}, which does not exist", removal)
@@ -250,7 +257,8 @@ class Checker:
             return
         if inode is None or inode.change != seen.change:
             return
-        names = self._links.get(ino, 0)
+        self._links[ino] += tree_jobs.is_root(txn, ino)  # of a tree that is copied or removed: it has no name
+        names = self._links[ino]
         if names == 0 and ino != ROOT_INO:
             if inode.nlink > 0 or txn.get(keys.orphan(ino)) is None:
                 text = f"inode {ino} has no name and is not to be reaped"
@@ -350,7 +358,7 @@ class Checker:
 
     def _judge_missing_realm(self, realm: int, inos: list[int], held: usage.Usage) -> None:
         top = self._inodes.get(realm)
-        if top is not None and top.realm == realm:
+        if realm == SNAPSHOTS_REALM or (top is not None and top.realm == realm):
             text = f"{len(inos)} inodes belong to the missing realm {realm}"
             self._problem("wrong_usage", text, realm_mends.restore_realm(realm, held), realm)
             return

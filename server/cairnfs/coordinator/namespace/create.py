@@ -98,7 +98,7 @@ def create_hidden(
         parent=parent,
         realm=realm,
     )
-    tree.save(txn, ino, inode)
+    tree.store(txn, ino, inode)
     tree.save(txn, parent, directory._replace(change=directory.change + 1))
     txn.put(keys.dentry(parent, name), Dentry(ino, tree.DIRECTORY_KIND).encode())
     usage.change(txn, realm, inodes=1, forced=True)

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from cairnfs.base.errors import CairnError
-from cairnfs.base.limits import BLOCK_BYTES, ROOT_INO
+from cairnfs.base.limits import BLOCK_BYTES, ROOT_INO, SNAPSHOTS_REALM
 from cairnfs.base.reserved import is_hidden
 from cairnfs.coordinator import chunk_table, keys
-from cairnfs.coordinator.namespace import tree, usage
+from cairnfs.coordinator.namespace import snapshots, tree, usage
 from cairnfs.coordinator.namespace.ids import reserve_inode_numbers
 from cairnfs.coordinator.records import (
     BlockSlice,
@@ -69,7 +69,7 @@ def _delete_entry(
     if parent is not None:
         counted = entry.kind == tree.DIRECTORY_KIND and not is_hidden(directory, name)
         links = -1 if counted and parent.nlink > 2 else 0
-        tree.save(txn, directory, tree.entries_changed(parent, now_ns, links))
+        tree.store(txn, directory, tree.entries_changed(parent, now_ns, links))
 
 
 def correct_entry(directory: int, name: bytes, ino: int) -> Apply:
@@ -87,7 +87,7 @@ def correct_entry(directory: int, name: bytes, ino: int) -> Apply:
         elif _has_entry(txn, inode.parent, ino):  # a second name, which no directory can have
             _delete_entry(txn, directory, name, entry, tree.find_inode(txn, directory), now_ns)
         else:
-            tree.save(txn, ino, tree.attributes_changed(inode._replace(parent=directory), now_ns))
+            tree.store(txn, ino, tree.attributes_changed(inode._replace(parent=directory), now_ns))
         return True
 
     return apply
@@ -124,15 +124,17 @@ def attach(ino: int, change: int) -> Apply:
             txn.put(keys.orphan(ino), b"")
             return True
         home = _lost_and_found(txn, now_ns)
+        if inode.realm == SNAPSHOTS_REALM:  # where `cairnfs snapshot delete` can take it away
+            home = snapshots.shelf(txn, home, now_ns)
         is_directory = tree.is_directory(inode)
         txn.put(keys.dentry(home, b"#%d" % ino), Dentry(ino, inode.mode >> 12).encode())
-        tree.save(txn, home, tree.entries_changed(tree.load(txn, home), now_ns, int(is_directory)))
+        tree.store(txn, home, tree.entries_changed(tree.load(txn, home), now_ns, int(is_directory)))
         inode = inode._replace(parent=home) if is_directory else inode._replace(nlink=1)
-        if inode.realm not in (ROOT_INO, ino) and not is_directory:
+        if inode.realm not in (ROOT_INO, SNAPSHOTS_REALM, ino) and not is_directory:
             moved = usage.Usage(1, inode.allocated_bytes)
             usage.move(txn, inode.realm, ROOT_INO, moved, forced=True)
             inode = inode._replace(realm=ROOT_INO)
-        tree.save(txn, ino, tree.attributes_changed(inode, now_ns))
+        tree.store(txn, ino, tree.attributes_changed(inode, now_ns))
         return True
 
     return apply
@@ -157,9 +159,9 @@ def _lost_and_found(txn: Transaction, now_ns: int) -> int:
         xattrs=0,
         parent=ROOT_INO,
     )
-    tree.save(txn, ino, made)
+    tree.store(txn, ino, made)
     txn.put(keys.dentry(ROOT_INO, LOST_AND_FOUND), Dentry(ino, tree.DIRECTORY_KIND).encode())
-    tree.save(txn, ROOT_INO, tree.entries_changed(root, now_ns, 1))
+    tree.store(txn, ROOT_INO, tree.entries_changed(root, now_ns, 1))
     usage.change(txn, ROOT_INO, inodes=1, forced=True)
     return ino
 
@@ -171,7 +173,7 @@ def set_links(ino: int, change: int, links: int) -> Apply:
         inode = tree.find_inode(txn, ino)
         if inode is None or inode.change != change or links == 0:
             return False
-        tree.save(txn, ino, tree.attributes_changed(inode._replace(nlink=links), now_ns))
+        tree.store(txn, ino, tree.attributes_changed(inode._replace(nlink=links), now_ns))
         return True
 
     return apply
@@ -187,7 +189,7 @@ def count_allocated(ino: int) -> Apply:
         )
         if inode is None or inode.allocated_bytes == held:
             return False
-        tree.save(txn, ino, tree.attributes_changed(inode._replace(allocated_bytes=held), now_ns))
+        tree.store(txn, ino, tree.attributes_changed(inode._replace(allocated_bytes=held), now_ns))
         return True
 
     return apply
@@ -201,7 +203,7 @@ def count_xattrs(ino: int) -> Apply:
         count = sum(1 for _ in txn.scan(*keys.xattr_range(ino)))
         if inode is None or inode.xattrs == count:
             return False
-        tree.save(txn, ino, tree.attributes_changed(inode._replace(xattrs=count), now_ns))
+        tree.store(txn, ino, tree.attributes_changed(inode._replace(xattrs=count), now_ns))
         return True
 
     return apply
@@ -247,7 +249,7 @@ def drop_slices(ino: int, block: int) -> Apply:
         else:
             txn.delete(keys.extent(ino, block))
         if inode is not None:
-            tree.save(txn, ino, tree.content_changed(inode, now_ns))
+            tree.store(txn, ino, tree.content_changed(inode, now_ns))
         return True
 
     return apply

@@ -4,9 +4,10 @@ from collections.abc import Collection
 from struct import Struct
 from typing import Final
 
+from cairnfs.base.limits import SNAPSHOTS_REALM
 from cairnfs.coordinator import keys
 from cairnfs.coordinator.namespace import usage
-from cairnfs.coordinator.records import Inode, Wish
+from cairnfs.coordinator.records import NO_WISH, Inode, Wish
 from cairnfs.engine.interface import ReadTransaction, Transaction
 
 _SHORT: Final = Struct(">QQQ")  # first and last block, and how many notes there were
@@ -20,7 +21,12 @@ def wish_of(txn: ReadTransaction, ino: int) -> Wish:
 
 
 def wish_of_realm(txn: ReadTransaction, realm: int) -> Wish:
-    """What files of a realm want: the nearest number that it or an enclosing realm sets."""
+    """What files of a realm want: the nearest number that it or an enclosing realm sets.
+
+    Those of snapshots want nothing: their chunks are kept as the files that they were taken of want it.
+    """
+    if realm == SNAPSHOTS_REALM:
+        return NO_WISH
     while realm:
         found = usage.find_realm(txn, realm)
         if found is None:

@@ -3,7 +3,7 @@
 from typing import Final
 
 from cairnfs.base.errors import CairnError
-from cairnfs.base.limits import REPLICAS_MAX, ROOT_INO
+from cairnfs.base.limits import REPLICAS_MAX, ROOT_INO, SNAPSHOTS_REALM
 from cairnfs.coordinator import keys
 from cairnfs.coordinator.namespace import file_policy, policies, retag, tree, usage
 from cairnfs.coordinator.records import Dentry, Realm, RealmState
@@ -23,7 +23,9 @@ def change(txn: Transaction, request: pb.SetPolicyRequest, ino: int, now_ns: int
     """Carry it out for a directory or file. Raises CairnError INVALID and what `retag`, `file_policy` do."""
     if request.replicas > REPLICAS_MAX:
         raise CairnError(common_pb2.ERROR_CODE_INVALID, f"at most {REPLICAS_MAX} replicas are kept")
-    if not tree.is_directory(tree.load(txn, ino)):
+    inode = tree.load(txn, ino)
+    tree.check_changeable(ino, inode)
+    if not tree.is_directory(inode):
         file_policy.change(txn, request, ino, now_ns)
         return
     if request.remove or _leaves_nothing(request, ino, usage.find_realm(txn, ino)):
@@ -59,9 +61,9 @@ def scan(txn: ReadTransaction) -> list[tuple[int, Realm]]:
 
 
 def exclusive(txn: ReadTransaction) -> set[int]:
-    """Realms in which nobody may change anything in its own memory: a limit holds, or soon will."""
+    """Realms where nobody may change anything in its own memory: snapshots; where a limit is, or will be."""
     realms = dict(scan(txn))
-    found: set[int] = set()
+    found = {SNAPSHOTS_REALM} & realms.keys()
     for ino in realms:
         above = ino
         while above:
@@ -95,6 +97,8 @@ def report(txn: ReadTransaction, ino: int, realm: Realm) -> pb.RealmReport:
 def path_of(txn: ReadTransaction, ino: int) -> str:
     """Where a directory is; names in very large directories are not looked for, nor the several of a file."""
     names: list[str] = []
+    if ino == SNAPSHOTS_REALM:
+        return "(snapshots)"
     while ino != ROOT_INO:
         inode = tree.find_inode(txn, ino)
         if inode is not None and not tree.is_directory(inode):

@@ -1,6 +1,6 @@
 """How `cairnfs fsck --repair` mends what realms count, and to which of them inodes belong (see mends.py)."""
 
-from cairnfs.base.limits import ROOT_INO
+from cairnfs.base.limits import ROOT_INO, SNAPSHOTS_REALM
 from cairnfs.coordinator.namespace import tree, usage
 from cairnfs.coordinator.namespace.mends import Apply
 from cairnfs.coordinator.records import Inode, Realm
@@ -25,11 +25,15 @@ def restore_realm(ino: int, counted: usage.Usage) -> Apply:
     """Inodes belong to a realm without a record: its directory becomes one again, whose policy is lost."""
 
     def apply(txn: Transaction, _now_ns: int) -> bool:
-        inode = tree.find_inode(txn, ino)
-        if usage.find_realm(txn, ino) is not None or inode is None or inode.realm != ino:
+        if usage.find_realm(txn, ino) is not None:
             return False
+        inode = tree.find_inode(txn, ino)
         around = 0
-        if ino != ROOT_INO:
+        if ino == SNAPSHOTS_REALM:
+            around = ROOT_INO
+        elif inode is None or inode.realm != ino:
+            return False
+        elif ino != ROOT_INO:
             parent = tree.find_inode(txn, inode.parent)
             around = ROOT_INO if parent is None else parent.realm
         realm = Realm(around, used_inodes=counted.inodes, used_bytes=counted.allocated_bytes)
@@ -65,7 +69,7 @@ def join_realm(directory: int, name: bytes, ino: int) -> Apply:
         if inode.realm in (parent.realm, ino) or not _is_whole(txn, parent.realm):
             return False
         _move_usage(txn, inode, parent.realm)
-        tree.save(txn, ino, tree.attributes_changed(inode._replace(realm=parent.realm), now_ns))
+        tree.store(txn, ino, tree.attributes_changed(inode._replace(realm=parent.realm), now_ns))
         return True
 
     return apply

@@ -1,6 +1,7 @@
 """Which realm an inode belongs to, and what its policy says (docs/internals/realms.md)."""
 
 from cairnfs.base.errors import CairnError
+from cairnfs.base.limits import SNAPSHOTS_REALM
 from cairnfs.coordinator import keys
 from cairnfs.coordinator.namespace import tree, usage
 from cairnfs.coordinator.namespace.operation import Env
@@ -20,8 +21,11 @@ def place(txn: Transaction, ino: int, inode: Inode, realm: int, env: Env, *, lin
 
     `links` is how many names it then has, if others than before.
 
-    Raises CairnError CROSS_DEVICE for what has to be copied instead, QUOTA.
+    Raises CairnError CROSS_DEVICE for what has to be copied instead, QUOTA, READ_ONLY.
     """
+    tree.check_changeable(ino, inode)
+    if realm == SNAPSHOTS_REALM:
+        raise CairnError(pb.ERROR_CODE_READ_ONLY, "a directory of a snapshot takes no entries")
     own = inode.realm
     if own == realm:
         return inode

@@ -4,7 +4,7 @@ import stat
 from typing import Final
 
 from cairnfs.base.errors import CairnError
-from cairnfs.base.limits import LINK_MAX, NAME_MAX_BYTES
+from cairnfs.base.limits import LINK_MAX, NAME_MAX_BYTES, ROOT_INO, SNAPSHOTS_REALM
 from cairnfs.base.reserved import is_hidden
 from cairnfs.coordinator import keys
 from cairnfs.coordinator.namespace.operation import Env, FootprintChanged
@@ -34,6 +34,18 @@ def check_users_name(directory: int, name: bytes) -> None:
 def names_of_path(path: str) -> list[bytes]:
     """The names on the way from the root to `path`, for which leading and double slashes mean nothing."""
     return [name for name in path.encode(errors="surrogateescape").split(b"/") if name]
+
+
+def walk(txn: ReadTransaction, path: str) -> list[int]:
+    """The inodes from the root to that of `path`. Raises CairnError NOT_FOUND, NOT_DIRECTORY."""
+    way = [ROOT_INO]
+    for name in names_of_path(path):
+        load_directory(txn, way[-1])
+        entry = find_entry(txn, way[-1], name)
+        if entry is None:
+            raise CairnError(pb.ERROR_CODE_NOT_FOUND, f"there is no {path}")
+        way.append(entry.ino)
+    return way
 
 
 def is_directory(inode: Inode) -> bool:
@@ -82,8 +94,21 @@ def load_regular(txn: ReadTransaction, ino: int) -> Inode:
 
 
 def save(txn: Transaction, ino: int, inode: Inode) -> None:
-    """Write an inode."""
+    """Write an inode. Raises CairnError READ_ONLY for one of a snapshot, unless it is being reaped."""
+    if inode.realm == SNAPSHOTS_REALM and inode.nlink:
+        raise CairnError(pb.ERROR_CODE_READ_ONLY, f"inode {ino} is of a snapshot")
     txn.put(keys.inode(ino), inode.encode())
+
+
+def store(txn: Transaction, ino: int, inode: Inode) -> None:
+    """Write an inode, also of a snapshot: for who makes, mends or removes it."""
+    txn.put(keys.inode(ino), inode.encode())
+
+
+def check_changeable(ino: int, inode: Inode) -> None:
+    """Raise CairnError READ_ONLY for an inode of a snapshot."""
+    if inode.realm == SNAPSHOTS_REALM:
+        raise CairnError(pb.ERROR_CODE_READ_ONLY, f"inode {ino} is of a snapshot")
 
 
 def find_entry(txn: ReadTransaction, directory: int, name: bytes) -> Dentry | None:

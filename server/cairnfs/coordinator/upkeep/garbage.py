@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from cairnfs.base import limits
 from cairnfs.coordinator import chunk_table, keys
 from cairnfs.coordinator.membership.manager import NodeManager
+from cairnfs.coordinator.namespace import tree_jobs
 from cairnfs.coordinator.records import ChunkRecord, ChunkState
 from cairnfs.coordinator.upkeep.changes import Applied, Change, Kind, ReplicaChanges
 from cairnfs.coordinator.upkeep.deletions import Deleter
@@ -61,12 +62,17 @@ class Collector:
         return due[:room]
 
     def marking(self, chunk_ids: Sequence[bytes], now_ns: int) -> Operation:
-        """The transaction that marks them; its value, `Marked`, leaves out those wanted again meanwhile."""
+        """The transaction that marks them; its value, `Marked`, leaves out those wanted again meanwhile.
+
+        It marks nothing while a tree is copied: the copy will refer to what was referred to when it began.
+        """
         before_ns = now_ns - self._grace_ns
         wanted = tuple(chunk_ids)
 
         def mark(txn: Transaction) -> Marked:
             marked: Marked = []
+            if tree_jobs.is_copying(txn):
+                return marked
             for chunk_id in wanted:
                 record = chunk_table.get_chunk(txn, chunk_id)
                 if record is not None and _is_due(record, before_ns):

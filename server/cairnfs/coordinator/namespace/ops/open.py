@@ -18,13 +18,15 @@ from cairnfs.rpc.v1 import common_pb2, metadata_pb2 as pb
 def run(txn: ReadTransaction, op: pb.Open, _env: Env) -> pb.OpenReply:
     """What an opener needs to know.
 
-    Raises CairnError NOT_FOUND, IS_DIRECTORY (opened for writing), INVALID (a symbolic link).
+    Raises CairnError NOT_FOUND, IS_DIRECTORY (opened for writing), INVALID (a symbolic link), READ_ONLY.
     """
     inode = tree.load(txn, op.ino)
     if stat.S_ISLNK(inode.mode):
         raise CairnError(common_pb2.ERROR_CODE_INVALID, f"inode {op.ino} is a symbolic link")
     if op.write and tree.is_directory(inode):
         raise CairnError(common_pb2.ERROR_CODE_IS_DIRECTORY, f"inode {op.ino}")
+    if op.write:
+        tree.check_changeable(op.ino, inode)
     reply = pb.OpenReply(attr=inode.to_attr(op.ino))
     if op.want_extents and stat.S_ISREG(inode.mode):
         reply.extents.CopyFrom(read_extents(txn, op.ino, 0, OPEN_EXTENT_BLOCKS * BLOCK_BYTES))

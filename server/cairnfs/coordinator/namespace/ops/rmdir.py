@@ -13,10 +13,11 @@ def run(txn: Transaction, op: pb.RmDir, env: Env) -> pb.RemoveReply:
     """Remove the directory.
 
     Raises CairnError NOT_FOUND, NOT_DIRECTORY, NOT_EMPTY (also of hidden entries), INVALID, BUSY,
-    NOT_PERMITTED (a reserved name).
+    NOT_PERMITTED (a reserved name), READ_ONLY.
     """
     tree.check_users_name(op.parent, op.name)
     parent = tree.load_directory(txn, op.parent)
+    tree.check_changeable(op.parent, parent)
     entry = tree.require_entry(txn, op.parent, op.name)
     tree.require_cover(env, entry.ino)
     inode = tree.load_target(txn, entry)
