@@ -6,13 +6,15 @@ REPLICAS ?=
 PREFIX ?= /usr/local
 TESTS ?= tests
 WORKERS ?= $(shell n=$$(nproc); echo $$((n < 8 ? n + 1 : 8)))
+MINUTES ?= 20
+SOAK_OPTIONS ?=
 PEERS ?=
 BENCH_OPTIONS ?=
 
 BIN := .venv/bin
 UP_OPTIONS := $(if $(DATANODES),--datanodes $(DATANODES)) $(if $(REPLICAS),--replicas $(REPLICAS))
 
-.PHONY: help up down test lint bench setup setup-dev install clean
+.PHONY: help up down test lint bench soak setup setup-dev install clean
 
 help:
 	@echo 'make up       install what is missing, start a cluster in $(DATA), mount it at $(MOUNT)'
@@ -21,6 +23,8 @@ help:
 	@echo 'make test     install what is missing and run all tests (TESTS=tests/unit for some,'
 	@echo '              WORKERS=0 for one after another)'
 	@echo 'make lint     only the style and type checks'
+	@echo 'make soak     as root: write to a cluster while everything of it breaks and is mended, then check it'
+	@echo '              (MINUTES=20; SOAK_OPTIONS="--engine postgres" for three coordinators)'
 	@echo 'make bench    measure a mount beside a local directory and other file systems'
 	@echo '              (PEERS="moosefs glusterfs juicefs seaweedfs sshfs"; BENCH_OPTIONS=--help tells more)'
 	@echo 'make install  install cairnfs and mount.cairnfs for all users (as root, PREFIX=/usr/local)'
@@ -40,6 +44,9 @@ lint: setup-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+soak: setup-dev
+	.venv/bin/python -m tests.soak --minutes $(MINUTES) $(SOAK_OPTIONS)
 
 bench: setup
 	$(BIN)/python bench/run.py --peers '$(PEERS)' $(BENCH_OPTIONS)

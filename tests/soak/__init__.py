@@ -1,1 +1,1 @@
-"""Writers that keep ledgers of what was acknowledged, for runs under faults."""
+"""Writers that keep ledgers of what was acknowledged, and long runs of them under faults."""
