@@ -66,8 +66,10 @@ def test_a_flipped_bit_in_a_file_is_found_and_healed_by_storing_again(tmp_path: 
         store.verify(chunk_id)
     assert caught.value.code == pb.ERROR_CODE_CORRUPT
     assert not store.request(chunk_id), "a corrupt chunk must not count as stored"
+    assert [entry.damaged for entry in store.list_chunks(b"", 9)] == [True]
     put(store, content(LARGE))
     assert store.verify(chunk_id) == LARGE
+    assert [entry.damaged for entry in store.list_chunks(b"", 9)] == [False]
     assert store.request(chunk_id)
     store.close()
 
@@ -81,6 +83,7 @@ def test_a_flipped_bit_in_a_pack_is_found_and_healed_by_storing_again(tmp_path: 
     with pytest.raises(CairnError) as caught:
         store.verify(chunk_id)
     assert caught.value.code == pb.ERROR_CODE_CORRUPT
+    assert [entry.chunk_id for entry in store.list_chunks(b"", 9) if entry.damaged] == [chunk_id]
     put(store, content(SMALL))
     assert store.verify(chunk_id) == SMALL
     store = reopened(store, tmp_path)

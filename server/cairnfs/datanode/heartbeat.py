@@ -199,7 +199,9 @@ class Heartbeats:
                 node=self._membership.node,
                 uuid=self._membership.uuid,
                 chunks=[
-                    nodes_pb2.ReportedChunk(chunk_id=e.chunk_id, length=e.length, leaving=e.leaving)
+                    nodes_pb2.ReportedChunk(
+                        chunk_id=e.chunk_id, length=e.length, leaving=e.leaving, damaged=e.damaged
+                    )
                     for e in entries
                 ],
                 end=end,

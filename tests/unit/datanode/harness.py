@@ -69,6 +69,7 @@ class FakeCoordinator(nodes_pb2_grpc.NodesServicer):
         self.corrupt: set[bytes] = set()
         self.heartbeats: list[nodes_pb2.HeartbeatRequest] = []
         self.reports: dict[int, list[bytes]] = {}
+        self.reported_damaged: set[bytes] = set()
         self.changed = asyncio.Condition()
 
     def map(self) -> common_pb2.ClusterMap:
@@ -123,6 +124,7 @@ class FakeCoordinator(nodes_pb2_grpc.NodesServicer):
         ids: list[bytes] = []
         async for page in pages:
             ids += [chunk.chunk_id for chunk in page.chunks]
+            self.reported_damaged.update(chunk.chunk_id for chunk in page.chunks if chunk.damaged)
             if page.end:
                 self.reports[page.node] = ids
         await self._tell()

@@ -100,6 +100,22 @@ def test_a_full_report_is_sent_after_registration_and_when_asked(
     asyncio.run(scenario())
 
 
+def test_a_report_tells_which_chunks_were_found_damaged(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with coordinator() as (fake, address), datanode(tmp_path, address) as node:
+            await fake.until(lambda: fake.reports.get(1) == [])
+            ids = await fill(node, 2)
+            (path,) = (tmp_path / "chunks").glob(f"*/{ids[0].hex()}")
+            path.write_bytes(bytes(path.stat().st_size))
+            with pytest.raises(CairnError):
+                node.store.verify(ids[0])
+            fake.forgotten = True
+            await fake.until(lambda: fake.reports.get(1) == ids)
+            assert fake.reported_damaged == {ids[0]}
+
+    asyncio.run(scenario())
+
+
 def test_heartbeats_carry_disk_use_and_the_store_counter(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with coordinator() as (fake, address), datanode(tmp_path, address) as node:

@@ -59,6 +59,7 @@ class Datanode:
     seq: int = 0
     chunks: dict[bytes, int] = field(default_factory=dict[bytes, int])
     damaged: set[bytes] = field(default_factory=set[bytes])
+    known_bad: set[bytes] = field(default_factory=set[bytes])  # of these, and not forgotten by a restart
     capacity_bytes: int = 10_000_000
     disks: list[nodes_pb2.DiskInfo] = field(default_factory=list[nodes_pb2.DiskInfo])
     leaving: set[bytes] = field(default_factory=set[bytes])  # on a disk that can only be read
@@ -80,6 +81,7 @@ class Datanode:
         self.boot += "'"
         self.seq = 0
         self.chunks = dict.fromkeys(self.chunks, 0)
+        self.known_bad.clear()
         self.tasks.clear()
         self.results.clear()
 
@@ -91,12 +93,14 @@ class Datanode:
         for one in set(order.chunk_ids) - set(kept):
             self.chunks.pop(one, None)
             self.damaged.discard(one)
+            self.known_bad.discard(one)
         return kept
 
     def verify(self, order: nodes_pb2.VerifyChunks) -> nodes_pb2.TaskResult:
         """Check the next chunks behind a given one."""
         listed = sorted(one for one in self.chunks if one > order.after)
         checked = listed[: order.limit]
+        self.known_bad.update(one for one in checked if one in self.damaged)
         return nodes_pb2.TaskResult(
             corrupt=[one for one in checked if one in self.damaged],
             last=checked[-1] if checked else b"",
@@ -285,7 +289,9 @@ def list_chunks(node: Datanode, *, complete: bool = True) -> ChunkListing:
             node=node.number,
             uuid=node.uuid,
             chunks=[
-                nodes_pb2.ReportedChunk(chunk_id=one, length=LENGTH, leaving=one in node.leaving)
+                nodes_pb2.ReportedChunk(
+                    chunk_id=one, length=LENGTH, leaving=one in node.leaving, damaged=one in node.known_bad
+                )
                 for one in sorted(node.chunks)
             ],
             end=complete,

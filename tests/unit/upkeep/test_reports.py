@@ -121,6 +121,28 @@ def test_a_bad_copy_is_not_taken_for_a_replica() -> None:
     assert record.nodes == (1,)
 
 
+@pytest.mark.announces_warnings("replica is corrupt")
+def test_the_next_coordinator_learns_of_bad_copies_that_the_one_before_was_told_of() -> None:
+    cluster = Cluster(grace_s=10)
+    recorded, dropped = cluster.write("recorded", [1, 2]), cluster.write("dropped", [1])
+    node = cluster.nodes[2]
+    node.store(dropped)
+    node.damaged = node.known_bad = {recorded, dropped}
+    cluster.start()
+    cluster.run(3)
+    for chunk in (recorded, dropped):
+        record = cluster.record(chunk)
+        assert record is not None
+        assert 2 not in record.nodes
+    cluster.run(60)
+    assert not node.damaged
+    for chunk in (recorded, dropped):
+        record = cluster.record(chunk)
+        assert record is not None
+        assert set(record.nodes) == cluster.holders(chunk)
+        assert len(record.nodes) == 2
+
+
 def test_reports_longer_than_one_step_are_reconciled_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cairnfs.base.limits.SCAN_STEP_CHUNKS", 3)
     cluster = Cluster(grace_s=5)

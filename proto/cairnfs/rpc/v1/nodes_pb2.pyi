@@ -651,20 +651,24 @@ class ReportedChunk(_message.Message):
     CHUNK_ID_FIELD_NUMBER: _builtins.int
     LENGTH_FIELD_NUMBER: _builtins.int
     LEAVING_FIELD_NUMBER: _builtins.int
+    DAMAGED_FIELD_NUMBER: _builtins.int
     chunk_id: _builtins.bytes
     length: _builtins.int
     leaving: _builtins.bool
     """readable, on a disk that is to be emptied"""
+    damaged: _builtins.bool
+    """found bad since the node started, and not deleted yet"""
     def __init__(
         self,
         *,
         chunk_id: _builtins.bytes = ...,
         length: _builtins.int = ...,
         leaving: _builtins.bool = ...,
+        damaged: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_id", b"chunk_id", "leaving", b"leaving", "length", b"length"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_id", b"chunk_id", "damaged", b"damaged", "leaving", b"leaving", "length", b"length"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

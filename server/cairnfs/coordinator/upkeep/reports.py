@@ -27,13 +27,14 @@ from cairnfs.rpc.v1 import common_pb2, nodes_pb2
 log = get_logger(__name__)
 
 _LEAVING: Final = 1 << 31
+_DAMAGED: Final = 1 << 30
 AGAIN_AFTER_GRACE: Final = 1.1  # grace times until a node may be told to delete what it keeps now
 
 
 class ChunkListing:
     """A report as it arrives, packed (36 bytes a chunk), because it is kept until it is complete.
 
-    The highest bit of a packed length says that the chunk is leaving.
+    The highest bits of a packed length say that the chunk is leaving, and that it is damaged.
     """
 
     def __init__(self) -> None:
@@ -58,7 +59,7 @@ class ChunkListing:
                 raise _invalid("chunk ids are not sorted")
             last = chunk.chunk_id
             self._ids += last
-            self._lengths.append(chunk.length | _LEAVING * chunk.leaving)
+            self._lengths.append(chunk.length | _LEAVING * chunk.leaving | _DAMAGED * chunk.damaged)
         self.complete = message.end
 
     def id_at(self, index: int) -> bytes:
@@ -67,11 +68,15 @@ class ChunkListing:
 
     def length_at(self, index: int) -> int:
         """The length in bytes of the chunk at `index`."""
-        return self._lengths[index] & ~_LEAVING
+        return self._lengths[index] & ~(_LEAVING | _DAMAGED)
 
     def is_leaving_at(self, index: int) -> bool:
         """Whether the disk of the chunk at `index` is to be emptied."""
         return bool(self._lengths[index] & _LEAVING)
+
+    def is_damaged_at(self, index: int) -> bool:
+        """Whether the node knows that its copy at `index` is bad."""
+        return bool(self._lengths[index] & _DAMAGED)
 
 
 def _invalid(detail: str) -> CairnError:
@@ -127,7 +132,9 @@ class Reconciliation:
             self._unknown.extend(self._listed_below(chunk_id))
             held = self._at < len(self._listing) and self._listing.id_at(self._at) == chunk_id
             if held:
-                if self._listing.is_leaving_at(self._at):
+                if self._listing.is_damaged_at(self._at):
+                    self._judge_damaged(chunk_id, record)
+                elif self._listing.is_leaving_at(self._at):
                     self._judge_leaving(chunk_id, record)
                 else:
                     self._judge_held(chunk_id, record, self._listing.length_at(self._at))
@@ -189,6 +196,13 @@ class Reconciliation:
             self.added += 1
             parts.changes.want(Change(Kind.ADD, chunk_id, self._node))
         else:
+            self._unknown.append(chunk_id)
+
+    def _judge_damaged(self, chunk_id: bytes, record: ChunkRecord) -> None:
+        """The coordinator before may have been told, and this one not: it is no replica, and goes."""
+        if not self._parts.doubts.is_bad(self._node, chunk_id):
+            self._parts.doubts.found_bad(chunk_id, self._node)
+        if self._node not in record.nodes:
             self._unknown.append(chunk_id)
 
     def _judge_leaving(self, chunk_id: bytes, record: ChunkRecord) -> None:

@@ -22,11 +22,15 @@ class SmallChunk:
 
 @dataclass(frozen=True, slots=True)
 class StoredEntry:
-    """One chunk of a listing; length in bytes. `leaving`: it can be read, but its disk is to be emptied."""
+    """One chunk of a listing; length in bytes.
+
+    `leaving`: it can be read, but its disk is to be emptied. `damaged`: it was found bad since the start.
+    """
 
     chunk_id: bytes
     length: int
     leaving: bool = False
+    damaged: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -234,7 +234,10 @@ class LocalChunkStore:
         with self._lock:
             start = self._index.bisect_right(after)
             ids = self._index.keys()[start : start + limit]
-            return [StoredEntry(chunk_id, _length(self._index[chunk_id])) for chunk_id in ids]
+            return [
+                StoredEntry(chunk_id, _length(self._index[chunk_id]), damaged=chunk_id in self._bad)
+                for chunk_id in ids
+            ]
 
     def usage(self) -> Usage:
         """See ChunkStore."""

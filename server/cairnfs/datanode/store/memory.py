@@ -150,7 +150,10 @@ class MemoryChunkStore:
         with self._lock:
             start = self._chunks.bisect_right(after)
             ids = self._chunks.keys()[start : start + limit]
-            return [StoredEntry(chunk_id, len(self._chunks[chunk_id][0])) for chunk_id in ids]
+            return [
+                StoredEntry(chunk_id, len(self._chunks[chunk_id][0]), damaged=chunk_id in self._bad)
+                for chunk_id in ids
+            ]
 
     def usage(self) -> Usage:
         """See ChunkStore."""
