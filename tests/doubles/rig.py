@@ -272,6 +272,12 @@ class Rig:
         """As an operator does; `answered` gets the reply."""
         self._apply(self.conductor.set_policy(request, answered))
 
+    def change_trash(
+        self, request: pb.ChangeTrashRequest, answered: Callable[[pb.ChangeTrashReply], None]
+    ) -> None:
+        """As a user of the command does; `answered` gets the reply."""
+        self._apply(self.conductor.change_trash(request, answered))
+
     # ------------------------------------------------------------------ trouble
 
     def cut_stream(self, number: int) -> None:

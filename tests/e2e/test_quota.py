@@ -1,7 +1,9 @@
-"""Quotas on a running cluster: EDQUOT at the call, df of a mounted directory, the command."""
+"""Policies on a running cluster: EDQUOT at the call, df of a mounted directory, trash, the commands."""
 
 import errno
+import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -99,3 +101,45 @@ def test_a_quota_holds_on_all_mounts_and_df_shows_it(mounts: Pair) -> None:
 def _move_in(root: Path, home: Path) -> None:
     (root / "tree").mkdir()
     assert failure_of(lambda: os.rename(root / "tree", home / "tree")) == errno.EXDEV
+
+
+def test_what_was_removed_is_in_the_trash_and_comes_back(mounts: Pair) -> None:
+    one, two = mounts.one.path, mounts.two.path
+    project = one / "project"
+    project.mkdir()
+    policy = run(sys.executable, "-m", "cairnfs.cli", "set-policy", project, "--trash", "7d")
+    assert "removed files are kept for 7 days" in policy
+    source = project / "source"
+    source.mkdir()
+    for number in range(20):
+        (source / str(number)).write_bytes(b"content %d" % number)
+    (project / "open").write_bytes(b"held")
+    with (project / "open").open("r+b", buffering=0) as held:
+        (project / "open").unlink()
+        assert os.fstat(held.fileno()).st_nlink == 0
+        held.write(b"HELD")
+        shutil.rmtree(source)
+        assert ".trash" not in os.listdir(one)
+        assert len(os.listdir(one / ".trash")) == 22
+        eventually(lambda: len(os.listdir(two / ".trash")) == 22, "the trash on the other mount")
+    for call in ((one / ".trash" / "x").touch, (one / ".trash").rmdir, (one / ".snap").mkdir):
+        assert failure_of(call) == errno.EPERM
+    assert failure_of(lambda: os.rename(project / "late", one / ".trash" / "x")) == errno.ENOENT
+
+    listed = json.loads(run(sys.executable, "-m", "cairnfs.cli", "trash", "list", source, "--json"))
+    assert len(listed) == 21
+    assert listed[0]["removed_by"] == os.getuid()
+    run(sys.executable, "-m", "cairnfs.cli", "trash", "restore", source)
+    for mount in (one, two):
+        found = {path.name: path.read_bytes() for path in (mount / "project" / "source").iterdir()}
+        assert found == {str(number): b"content %d" % number for number in range(20)}
+
+    [entry] = os.listdir(two / ".trash")
+    os.rename(two / ".trash" / entry, two / "project" / "back")
+    assert (project / "back").read_bytes() == b"HELD"
+    assert (project / "back").stat().st_nlink == 1
+    (source / "1").unlink()
+    run(sys.executable, "-m", "cairnfs.cli", "trash", "empty", project)
+    assert os.listdir(two / ".trash") == []
+    report = admin.fsck(mounts.cluster.coordinator.address)
+    assert not [text for text in report.problems if "over-replicated" not in text]

@@ -189,6 +189,42 @@ def list_realms(
     return list(reply.realms)
 
 
+def list_trash(
+    coordinators: Coordinators, request: pb.ListTrashRequest, *, deadline_s: float = ADMIN_DEADLINE_S
+) -> pb.ListTrashReply:
+    """A part of what is in the trash; raises as `status` does."""
+
+    def ask(channel: grpc.Channel) -> pb.ListTrashReply:
+        method = channel.unary_unary(
+            _PATH + "ListTrash", pb.ListTrashRequest.SerializeToString, pb.ListTrashReply.FromString
+        )
+        reply: pb.ListTrashReply = method(request, timeout=deadline_s)
+        return reply
+
+    reply = _first(coordinators, ask)
+    if reply.error:
+        raise CairnError(reply.error, reply.detail)
+    return reply
+
+
+def change_trash(
+    coordinators: Coordinators,
+    request: pb.ChangeTrashRequest,
+    *,
+    deadline_s: float = limits.FUSE_DEADLINE_S,
+) -> list[pb.TrashResult]:
+    """Take entries out of the trash; returns what came of it, for each. Raises as `status` does."""
+
+    def ask(channel: grpc.Channel) -> pb.ChangeTrashReply:
+        method = channel.unary_unary(
+            _PATH + "ChangeTrash", pb.ChangeTrashRequest.SerializeToString, pb.ChangeTrashReply.FromString
+        )
+        reply: pb.ChangeTrashReply = method(request, timeout=deadline_s)
+        return reply
+
+    return list(_first(coordinators, ask).results)
+
+
 def make_snapshot(
     coordinators: Coordinators, path: str, name: bytes, on_progress: OnTreeProgress | None = None
 ) -> pb.TreeProgress:

@@ -6,7 +6,7 @@ from struct import Struct
 from cairnfs.base.errors import CairnError
 from cairnfs.base.limits import ANSWERS_CONTENTS_MAX, ANSWERS_ENTRIES_MAX, ANSWERS_INODES_MAX
 from cairnfs.fuse import later
-from cairnfs.fuse.attributes import Presentation
+from cairnfs.fuse.attributes import Presentation, links
 from cairnfs.fuse.lowlevel import ffi, lib
 from cairnfs.rpc.v1 import common_pb2 as common
 from cairnfs.vfs.answers import Absorbed, Content
@@ -37,7 +37,7 @@ class KernelAnswers:
         shown, inode = self._presentation, self._inode
         inode.ino = self._to_kernel(attr.ino)
         inode.mode = attr.mode
-        inode.nlink = attr.nlink
+        inode.nlink = links(attr)
         inode.uid = attr.uid if shown.uid is None else shown.uid
         inode.gid = attr.gid if shown.gid is None else shown.gid
         inode.rdev = attr.rdev & 0xFFFFFFFF

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from cairnfs.base.limits import CHUNK_MAX_BYTES, NAME_MAX_BYTES
+from cairnfs.base.limits import CHUNK_MAX_BYTES, NAME_MAX_BYTES, TRASH_INO
 from cairnfs.fuse.lowlevel import pyfuse3
+from cairnfs.rpc.v1 import common_pb2 as common
 from cairnfs.vfs.interface import Node, SetAttributes, Space
 
 _KERNEL_ROOT = int(pyfuse3.ROOT_INODE)
@@ -39,7 +40,7 @@ class Presentation:
         ino = attr.ino
         entry.st_ino = pyfuse3.InodeT(_KERNEL_ROOT if ino == self.root_ino else ino)
         entry.st_mode = pyfuse3.ModeT(attr.mode)
-        entry.st_nlink = attr.nlink
+        entry.st_nlink = links(attr)
         entry.st_uid = attr.uid if self.uid is None else self.uid
         entry.st_gid = attr.gid if self.gid is None else self.gid
         if attr.rdev:
@@ -51,6 +52,11 @@ class Presentation:
         entry.st_mtime_ns = attr.mtime_ns
         entry.st_ctime_ns = attr.ctime_ns
         return entry
+
+
+def links(attr: common.Attr) -> int:
+    """The number of links to be shown: a name in the trash is none."""
+    return 0 if attr.realm == TRASH_INO != attr.ino else attr.nlink
 
 
 def wanted_changes(attr: pyfuse3.EntryAttributes, fields: pyfuse3.SetattrFields) -> SetAttributes:

@@ -42,6 +42,7 @@ class DirectoryHandle:
     listing: list[Name] = field(default_factory=list[Name])  # the window
     first: int = 0  # position of the window
     end: bool = False  # nothing follows the window
+    behind: bytes = b""  # the name behind which the next page begins, if that is not the last of the window
     pages: list[tuple[int, bytes]] = field(
         default_factory=list[tuple[int, bytes]]
     )  # position; name before it
@@ -58,6 +59,7 @@ class DirectoryHandle:
         self.listing = []
         self.first = 0
         self.end = False
+        self.behind = b""
         self.pages = []
 
     def seek(self, offset: int) -> None:
@@ -69,10 +71,12 @@ class DirectoryHandle:
         self.first = self.pages[place][0]
         self.listing = []
         self.end = False
+        self.behind = b""
 
-    def append(self, page: Sequence[Name], *, end: bool) -> None:
+    def append(self, page: Sequence[Name], *, behind: bytes, end: bool) -> None:
         """The next page has arrived; what lies far before it leaves the window."""
         self.listing += page
+        self.behind = behind
         self.end = end
         excess = len(self.listing) - limits.LISTING_WINDOW_ENTRIES
         if excess > 0:
@@ -81,7 +85,8 @@ class DirectoryHandle:
 
     def next_page(self) -> bytes:
         """The name behind which the next page begins; notes where that is."""
-        after = self.listing[-1][0] if self.listing else self.pages[-1][1] if self.pages else b""
+        known = self.listing[-1][0] if self.listing else self.pages[-1][1] if self.pages else b""
+        after = self.behind or known
         if not self.pages or self.pages[-1][0] < self.last:
             self.pages.append((self.last, after))
         return after
@@ -191,7 +196,8 @@ class DirectoryOps(Part):
         reply: pb.ReadDirReply = await self.state.session.call(op, directory.caller)
         if directory.listing is not listing:
             return  # rewound meanwhile
-        directory.append([(e.name, e.attr.ino, e.attr.mode) for e in reply.entries], end=reply.end)
+        page = [(e.name, e.attr.ino, e.attr.mode) for e in reply.entries]
+        directory.append(page, behind=reply.behind, end=reply.end)
         if bare or not reply.leased or epoch != inode.epoch:
             directory.epoch = -1
         if reply.end and directory.epoch == inode.epoch and self.state.entries_leased(inode):

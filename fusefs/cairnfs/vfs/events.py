@@ -76,6 +76,7 @@ class Events:
         """Connected (again): keep what was reclaimed, drop the rest."""
         state = self._state
         state.root_ino = welcome.root.ino
+        state.trash_realms = frozenset(welcome.trash_realms)
         root = state.inodes.get(welcome.root.ino)
         root.lookups = max(root.lookups, 1)
         root.learn(welcome.root)
@@ -95,7 +96,8 @@ class Events:
         """In contact again before the lease ran out: what leases cover is good."""
 
     def on_notice(self, notice: pb.Notice) -> None:
-        """Space is low: close(2) must wait for its data."""
+        """Space is low: close(2) must wait for its data; or other directories have trash."""
+        self._state.trash_realms = frozenset(notice.trash_realms)
         self._state.low_space = notice.low_space
         if notice.low_space:
             for file in self._state.files.values():

@@ -162,10 +162,16 @@ class Journal:
 
 
 def _note_open(message: pb.BatchEntry, removed: Inode) -> None:
-    """Tell with a removal that a file is open here, or has yet to be saved for others; Release ends it."""
-    if removed.attr is None or removed.attr.nlink:
+    """Tell with a removal that a file is open here, or has yet to be saved for others; Release ends it.
+
+    Also of one that goes into the trash: should that have been given up meanwhile, nothing is lost.
+    """
+    if removed.attr is None:
         return
-    if not (removed.handles or (removed.exposed and removed.unsaved)):
+    kept = removed.attr.realm == limits.TRASH_INO
+    if removed.attr.nlink and not kept:
+        return
+    if not (removed.handles or ((removed.exposed or kept) and removed.unsaved)):
         return
     op = getattr(message, message.WhichOneof("op") or "")
     op.keep_open = True

@@ -83,7 +83,8 @@ class LocalChanges:
         )
 
     def _takes_entries(self, directory: Inode) -> bool:
-        return self.owns(directory) and directory.attr is not None and directory.attr.nlink > 0
+        attr = directory.attr
+        return self.owns(directory) and attr is not None and attr.nlink > 0 and attr.realm != limits.TRASH_INO
 
     def _is_absent(self, directory: Inode, name: bytes) -> bool:
         ino = directory.entries.get(name, 0)
@@ -202,7 +203,7 @@ class LocalChanges:
         if stat.S_ISDIR(inode.attr.mode):
             return None
         now_ns = self._state.clock.wall_ns()
-        self._drop_link(inode, now_ns)
+        self._drop_link(inode, name, now_ns)
         directory.set_entry(name, None)
         self._entries_changed(directory, now_ns)
         op = pb.Unlink(parent=directory.ino, name=name)
@@ -215,7 +216,7 @@ class LocalChanges:
         if inode is None or not self.owns(directory) or not self._is_empty(inode):
             return None
         now_ns = self._state.clock.wall_ns()
-        self._drop_link(inode, now_ns)
+        self._drop_link(inode, name, now_ns)
         directory.set_entry(name, None)
         self._entries_changed(directory, now_ns, links=-1)
         op = pb.RmDir(parent=directory.ino, name=name)
@@ -231,10 +232,15 @@ class LocalChanges:
             and all(ino is None for ino in inode.entries.values())
         )
 
-    def _drop_link(self, inode: Inode, now_ns: int) -> None:
+    def _drop_link(self, inode: Inode, name: bytes, now_ns: int) -> None:
         attr = inode.attr
         assert attr is not None
-        attr.nlink = 0 if stat.S_ISDIR(attr.mode) else attr.nlink - 1
+        is_directory = stat.S_ISDIR(attr.mode)
+        if (is_directory or attr.nlink == 1) and self._state.goes_into_trash(inode, name):
+            attr.realm = limits.TRASH_INO  # with a name there, so it counts as many links as before
+            attr.parent = limits.TRASH_INO if is_directory else 0
+        else:
+            attr.nlink = 0 if is_directory else attr.nlink - 1
         attr.ctime_ns = now_ns
         inode.changed()
 
@@ -258,7 +264,7 @@ class LocalChanges:
             return False
         now_ns = self._state.clock.wall_ns()
         if replaced is not None:
-            self._drop_link(replaced, now_ns)
+            self._drop_link(replaced, new_name, now_ns)
         moved.attr.ctime_ns = now_ns
         moved.changed()
         source.set_entry(name, None)

@@ -51,8 +51,8 @@ class Prefetcher:
 
     def missed(self, directory: Inode, name: bytes) -> None:
         """A lookup of `name` goes to the coordinator."""
-        if directory.lease == WRITE_LEASE:
-            return  # what is not known of it is about to be made here
+        if directory.lease == WRITE_LEASE or directory.ino == limits.TRASH_INO:
+            return  # what is not known of it is about to be made here, or is never believed
         now_s = self._state.clock.monotonic()
         walk = self._walk(directory.ino)
         walk.missed(name, now_s)
@@ -66,6 +66,8 @@ class Prefetcher:
 
     def visited(self, directory: Inode, *, cold: bool) -> None:
         """A program begins to list a directory; `cold`: the coordinator has to be asked."""
+        if directory.ino == limits.TRASH_INO:
+            return
         now_s = self._state.clock.monotonic()
         self._tree.visited(directory.ino, now_s, cold=cold)
         walk = self._walks.get(directory.ino)
@@ -75,6 +77,8 @@ class Prefetcher:
 
     def listed(self, directory: Inode, after: bytes, reply: pb.ReadDirReply, epoch: int) -> None:
         """A page of a listing that a program asked for has arrived; see `DirectoryWalk.listed`."""
+        if directory.ino == limits.TRASH_INO:
+            return
         now_s = self._state.clock.monotonic()
         walk = self._walk(directory.ino)
         walk.listed(after, _entries(reply.entries), end=reply.end, epoch=epoch)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from cairnfs.base.errors import CairnError
+from cairnfs.base.limits import TRASH_INO
 from cairnfs.client.interface import MetadataSession
 from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
 from cairnfs.vfs.inodes import Inode, InodeTable
@@ -71,7 +72,9 @@ class Remote:
         changed = _CHANGED.get(kind)
         if changed is None:
             about = self._about(op, _INODES.get(kind, ()))
-            if any(inode.journaled for inode in about):
+            if any(inode.ino == TRASH_INO for inode in about):
+                await self._journal.settle_all()  # any change of ours may have put something there
+            elif any(inode.journaled for inode in about):
                 await self._journal.settle(about)
             return await self._session.call(op, caller, deadline_s=deadline_s)
         about = self._about(op, changed, _ENTRIES.get(kind, ()))

@@ -8,6 +8,7 @@ import trio
 from cairnfs.base import limits
 from cairnfs.base.clock import Clock
 from cairnfs.base.errors import CairnError
+from cairnfs.base.kept import is_worth_keeping
 from cairnfs.base.logs import get_logger
 from cairnfs.client.interface import ChunkIO, MetadataSession
 from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
@@ -63,6 +64,7 @@ class State:
     locks: LockTable = field(default_factory=LockTable)
     files: dict[int, FileHandle] = field(default_factory=dict[int, FileHandle])
     low_space: bool = False
+    trash_realms: frozenset[int] = frozenset()  # what is removed there goes into the trash
     root_ino: int = limits.ROOT_INO
     dirty_bytes: int = 0
     dirty_freed: trio.lowlevel.ParkingLot = field(  # whoever waits for memory, or for the end of a sending
@@ -95,6 +97,11 @@ class State:
     def entries_leased(self, inode: Inode) -> bool:
         """Whether the known entries of a directory may be answered from memory."""
         return self.trusted and inode.lease != NO_LEASE
+
+    def goes_into_trash(self, inode: Inode, name: bytes) -> bool:
+        """Whether the inode, whose last name this is, goes into the trash when it is removed."""
+        attr = inode.attr
+        return attr is not None and attr.realm in self.trash_realms and is_worth_keeping(name, attr.mode)
 
     def may_buffer(self, inode: Inode) -> bool:
         """Whether writes of `inode` may stay in memory for a while."""

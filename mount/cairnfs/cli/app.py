@@ -20,6 +20,7 @@ from cairnfs.cli import (
     repair,
     snapshot,
     status,
+    trash,
     umount,
     up,
     version,
@@ -66,6 +67,7 @@ def build() -> Callable[..., Any]:
     app.command("get-policy")(policy.get_policy)
     app.add_typer(snapshot.app, name="snapshot")
     app.command("clone")(snapshot.clone)
+    app.add_typer(trash.app, name="trash")
     app.command("fsck")(fsck.command)
     app.add_typer(meta.app, name="meta")
     app.command("mount")(mount.command)

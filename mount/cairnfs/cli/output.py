@@ -29,7 +29,9 @@ def human_bytes(size_bytes: int) -> str:
 
 
 def human_seconds(seconds: float) -> str:
-    """A time in its largest unit that leaves at least 2, rounded: `90 s`, `12 min`, `5 h`."""
+    """A time in its largest unit that leaves at least 2, rounded: `90 s`, `12 min`, `5 h`, `7 days`."""
     if seconds < 120:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7_200 else f"{seconds / 3_600:.0f} h"
+    if seconds < 7_200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3_600:.0f} h" if seconds < 172_800 else f"{seconds / 86_400:.0f} days"

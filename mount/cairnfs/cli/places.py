@@ -25,5 +25,5 @@ def place_of(path: str) -> tuple[str, str]:
             raise ConfigError(f"{path} is not in a CairnFS mount, nor HOST:PORT:/DIRECTORY") from None
         mounted, below = found
         source = parse_source(mounted)
-        return source.coordinators, f"{source.subdir.rstrip('/')}/{below}"
+        return source.coordinators, f"{source.subdir.rstrip('/')}/{'' if below == '.' else below}"
     return source.coordinators, source.subdir

@@ -1,4 +1,4 @@
-"""`cairnfs set-policy` and `cairnfs get-policy`: how many replicas a file, or those of a directory, have."""
+"""`cairnfs set-policy` and `cairnfs get-policy`: replicas of a file or of a directory's, and trash."""
 
 import sys
 import time
@@ -6,32 +6,48 @@ from typing import Any, Final
 
 import typer
 
-from cairnfs.base.limits import REPLICAS_MAX
+from cairnfs.base.limits import REPLICAS_MAX, TRASH_KEPT_MAX_S
 from cairnfs.cli.admin import plain
 from cairnfs.cli.options import JSON
-from cairnfs.cli.output import print_json
+from cairnfs.cli.output import human_seconds, print_json
 from cairnfs.cli.places import PATH, place_of
 from cairnfs.config.errors import ConfigError
+from cairnfs.config.values import parse_age
 
 REPLICAS = typer.Option(
-    ...,
+    None,
     "--replicas",
     metavar="N|default",
     help=f"1 to {REPLICAS_MAX}, or default: as the directory around it",
 )
+TRASH = typer.Option(
+    None,
+    "--trash",
+    metavar="AGE|off|default",
+    help="how long removed files are kept, such as 12h or 7d; default: as the directory around it",
+)
 WAIT = typer.Option(False, "--wait", help="show progress until what is stored already has so many")
 POLL_S: Final = 1.0
 DEFAULT: Final = "default"
+OFF: Final = "off"
 
 
-def set_policy(path: str = PATH, replicas: str = REPLICAS, wait: bool = WAIT, json: bool = JSON) -> int:
-    """Set the replica count of a directory, for new files and for those that it has, or of one file.
+def set_policy(
+    path: str = PATH,
+    replicas: str | None = REPLICAS,
+    trash: str | None = TRASH,
+    wait: bool = WAIT,
+    json: bool = JSON,
+) -> int:
+    """Set the replica count of a directory, for new files and for those that it has, or one file; or trash.
 
     \b
     cairnfs set-policy mnt/ann --replicas 3 --wait
     cairnfs set-policy 10.0.0.1:9440:/scratch --replicas 1
     cairnfs set-policy mnt/ann/thesis.tex --replicas 4
     cairnfs set-policy mnt/ann --replicas default
+    cairnfs set-policy mnt --trash 7d
+    cairnfs set-policy mnt/scratch --trash off
 
     What several files share has as many as the one wants that wants most. --wait waits for all repair that
     is under way, also of other chunks, but not for replicas too many that cannot be deleted yet. It may be
@@ -40,9 +56,16 @@ def set_policy(path: str = PATH, replicas: str = REPLICAS, wait: bool = WAIT, js
     from cairnfs.client import admin
     from cairnfs.rpc.v1 import metadata_pb2 as pb
 
-    wanted = _number(replicas)
-    asked, directory = place_of(path)
-    realm = plain(admin.set_policy(asked, pb.SetPolicyRequest(path=directory, replicas=wanted)))
+    if replicas is None and trash is None:
+        raise ConfigError("give --replicas, --trash or both")
+    request = pb.SetPolicyRequest()
+    if replicas is not None:
+        request.replicas = _number(replicas)
+    if trash is not None:
+        request.trash_s = _kept(trash)
+    wanted = request.replicas
+    asked, request.path = place_of(path)
+    realm = plain(admin.set_policy(asked, request))
     _warn(wanted, plain(admin.list_nodes(asked))["nodes"])
     if wait:
         _wait(asked)
@@ -50,7 +73,7 @@ def set_policy(path: str = PATH, replicas: str = REPLICAS, wait: bool = WAIT, js
 
 
 def get_policy(path: str = PATH, json: bool = JSON) -> int:
-    """Show the replica count of a directory or file, and who says so.
+    """Show the replica count of a directory or file, who says so, and how long removed files are kept.
 
     \b
     cairnfs get-policy mnt/ann/photos
@@ -69,6 +92,16 @@ def _number(text: str) -> int:
     if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= REPLICAS_MAX:
         raise ConfigError(f"--replicas must be 1 to {REPLICAS_MAX}, or {DEFAULT}, not {text!r}")
     return int(text)
+
+
+def _kept(text: str) -> int:
+    """Seconds; -1 takes the policy back."""
+    if text in (DEFAULT, OFF):
+        return 0 if text == OFF else -1
+    seconds = parse_age(text)
+    if not 0 < seconds <= TRASH_KEPT_MAX_S:
+        raise ConfigError(f"--trash must be at most {TRASH_KEPT_MAX_S // 86_400}d, {OFF} or {DEFAULT}")
+    return seconds
 
 
 def _warn(wanted: int, nodes: list[dict[str, Any]]) -> None:
@@ -134,4 +167,7 @@ def _show(asked: str, realm: dict[str, Any], json: bool) -> int:
         "" if realm["state"] == "active" else f"; {realm['directories_left']} directories are to be walked"
     )
     print(f"{count} {'replica' if count == 1 else 'replicas'}, as {source} says{state}")
+    kept_s = realm["kept_s"]
+    if kept_s:
+        print(f"removed files are kept for {human_seconds(kept_s)}")
     return 0

@@ -35,6 +35,9 @@ def command(
     print(f"datanodes    {healthy} of {len(nodes)} healthy")
     print(f"space        {human_bytes(space['free_bytes'])} free of {human_bytes(space['total_bytes'])}")
     print(f"content      {reply['inodes']} inodes, {reply['chunks']} chunks")
+    if reply["trash_inodes"]:
+        kept = human_bytes(reply["trash_bytes"])
+        print(f"trash        {reply['trash_inodes']} of them, which hold {kept} before replication")
     print(
         f"replication  {reply['under_replicated']} chunks below {reply['replicas']} replicas, "
         f"{reply['repairs_running']} repairs running, {reply['garbage_chunks']} chunks to be collected"

@@ -12,6 +12,8 @@ _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 _UNITS = {"": 1, "B": 1, "KIB": limits.KIB, "MIB": limits.MIB, "GIB": limits.GIB, "TIB": 1024 * limits.GIB}
 _SIZE = re.compile(r"([0-9]+)\s*([A-Za-z]*)")
+_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 7 * 86_400}
+_AGE = re.compile(r"([0-9]{1,9})([smhdw])")
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
 _ENGINE = re.compile(r"sqlite|memory|postgres(ql)?://.+")
 _KINDS = {str: "text", Path: "a path", int: "a whole number", float: "a number", bool: "true or false"}
@@ -57,6 +59,14 @@ def parse_size(text: str) -> int:
     if size_bytes is None:
         raise ConfigError(f"{text!r} is not a size, such as 500M or 10G")
     return size_bytes
+
+
+def parse_age(text: str) -> int:
+    """Seconds, as in `90s`, `12h`, `7d` or `4w`. Raises ConfigError."""
+    match = _AGE.fullmatch(text.strip())
+    if match is None:
+        raise ConfigError(f"{text!r} is not a time, such as 90s, 12h, 7d or 4w")
+    return int(match[1]) * _SECONDS[match[2]]
 
 
 def _size(word: str) -> int | None:

@@ -15,6 +15,7 @@ XATTR_VALUE_MAX_BYTES: Final = 60 * KIB  # one engine value; the VFS itself allo
 XATTR_LIST_MAX_BYTES: Final = 64 * KIB
 FILE_SIZE_MAX_BYTES: Final = (1 << 63) - 1
 ROOT_INO: Final = 1
+TRASH_INO: Final = 1 << 61  # of the directory and the realm of what was removed
 INODES_MAX: Final = 1 << 40  # as statfs tells it; inode numbers last longer
 
 # ------------------------------------------------------------------ data
@@ -70,6 +71,15 @@ REMOVE_STEP_ENTRIES: Final = 200  # taken from a directory in one transaction
 REMOVED_INODES_MAX: Final = 1_000  # that wait to be reaped, before more are taken from their directories
 FLUSH_ALL_S: Final = 120.0  # for a mount to save all that it has unsent
 TREE_PROGRESS_S: Final = 0.5  # between two messages about a tree that is copied or removed
+
+# ------------------------------------------------------------------ trash
+TRASH_KEPT_MAX_S: Final = 100 * 365 * 86_400
+TRASH_LISTED_AT_ONCE: Final = 500  # entries looked at for one reply
+TRASH_CHANGED_AT_ONCE: Final = 256  # entries that one request names
+TRASH_EXPIRED_AT_ONCE: Final = 64  # entries removed for good in one transaction
+TRASH_LOOK_S: Final = 1.0  # between two looks at what has been kept long enough
+TRASH_LOOK_IDLE_S: Final = 20.0  # where nothing is kept any more
+TRASH_PATH_PARTS_MAX: Final = 64  # directories restored along with what was in them
 
 # ------------------------------------------------------------------ messages
 GRPC_MESSAGE_MAX_BYTES: Final = 8 * MIB
@@ -341,6 +351,8 @@ assert BUSY_HEARTBEAT_S < NODE_HEARTBEAT_S < TASK_DEADLINE_S < GARBAGE_GRACE_S
 assert COPIES_PER_NODE_MAX < TASKS_PER_HEARTBEAT_MAX
 assert COPIES_PER_NODE_MAX_BYTES >= CHUNK_MAX_BYTES
 assert REPLICA_CHANGES_PER_COMMIT * 2 < TRANSACTION_MAX_KEYS
+assert TRASH_LOOK_S < TRASH_LOOK_IDLE_S
+assert max(TRASH_EXPIRED_AT_ONCE, TRASH_PATH_PARTS_MAX) * 10 < STEP_KEYS_MAX
 assert REPLICAS_MAX < 0x80  # records.Wish keeps it in seven bits
 assert MOVES_MAX < COPIES_MAX
 assert SCAN_PAUSE_DRAINING_S < SCAN_PAUSE_MIN_S < SCAN_PAUSE_MAX_S < CHUNK_REPORT_INTERVAL_S

@@ -183,6 +183,12 @@ class Driver:
         """Clone a tree; see Conductor.clone."""
         self._do(self.conductor.clone(request, tell))
 
+    def change_trash(
+        self, request: pb.ChangeTrashRequest, answered: Callable[[pb.ChangeTrashReply], None]
+    ) -> None:
+        """Take entries out of the trash; see Conductor.change_trash."""
+        self._do(self.conductor.change_trash(request, answered))
+
     # ------------------------------------------------------------------ effects
 
     def _do(self, effects: Effects) -> None:

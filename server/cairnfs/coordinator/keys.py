@@ -205,6 +205,36 @@ def realm_range(after: int = 0) -> Range:
     return _following(b"q", after), _next_kind(b"q")
 
 
+def trashed(ino: int) -> bytes:
+    """What is known of an inode in the trash (records.Trashed)."""
+    return _one(b"t", ino)
+
+
+def all_trashed(after: int = 0) -> Range:
+    """All such records with inode numbers above `after`."""
+    return _following(b"t", after), _next_kind(b"t")
+
+
+def trash_end(expires_ns: int, ino: int) -> bytes:
+    """Index of what is in the trash, by the time (ns since the epoch) at which it is removed for good."""
+    return _TWO.pack(b"u", expires_ns, ino)
+
+
+def all_trash_ends(after: bytes = b"") -> Range:
+    """All index entries, behind the key `after`."""
+    return after + b"\0" if after else b"u", _next_kind(b"u")
+
+
+def trash_end_ns(key: bytes) -> int:
+    """The time in a key made by `trash_end`."""
+    return _first(key)
+
+
+def trash_end_ino(key: bytes) -> int:
+    """The inode in a key made by `trash_end`."""
+    return int.from_bytes(key[_HEAD_BYTES:], "big")
+
+
 def retag(realm: int, directory: int) -> bytes:
     """A directory whose entries are still to be given to, or taken from, a realm: the last name done."""
     return _TWO.pack(b"w", realm, directory)

@@ -14,7 +14,8 @@ _INODE: Final = Struct(">IIIIQQQqqqQIQQ")
 # The same as the wire form of common.proto's Attr: each field behind its tag, in the order of their numbers.
 _ATTR: Final = Struct("<BQBIBIBIBIBQBQBQBqBqBqBQB?BQHQ")
 _DENTRY: Final = Struct(">QB")
-_REALM: Final = Struct(">QBBQQqq")
+_REALM: Final = Struct(">QBBQQqqq")
+_TRASHED: Final = Struct(">QQQI")
 _CHUNK: Final = Struct(">IQBQBB")
 _JOB: Final = Struct(">BBQQQQQQq")
 _COUNT: Final = Struct(">H")
@@ -229,10 +230,14 @@ class RealmState(IntEnum):
     REMOVING = 2
 
 
+AS_AROUND: Final = -1
+
+
 class Realm(NamedTuple):
     """The policy of a directory, and what is used in it and in the realms that it encloses.
 
     Limits of 0 are none, `replicas` of 0 are those of the enclosing realm, which is `parent` (0: the root's).
+    `trash_s` is how long removed files are kept, in seconds; AS_AROUND: as long as in the enclosing realm.
     """
 
     parent: int
@@ -242,6 +247,7 @@ class Realm(NamedTuple):
     inodes_limit: int = 0
     used_bytes: int = 0
     used_inodes: int = 0
+    trash_s: int = AS_AROUND
 
     def encode(self) -> bytes:
         """The engine's value."""
@@ -305,3 +311,23 @@ class TreeJob(NamedTuple):
         return cls(
             TreeKind(kind), state, directory, root, realm, steps, inodes, shared_bytes, started_ns, name
         )
+
+
+class Trashed(NamedTuple):
+    """Where something in the trash was, who removed it (uid) when, and when it is removed for good."""
+
+    parent: int
+    removed_ns: int
+    expires_ns: int
+    uid: int
+    name: bytes
+
+    def encode(self) -> bytes:
+        """The engine's value."""
+        *numbers, name = self
+        return _TRASHED.pack(*numbers) + name
+
+    @classmethod
+    def decode(cls, value: bytes) -> "Trashed":
+        """What an engine's value says."""
+        return cls._make((*_TRASHED.unpack_from(value), value[_TRASHED.size :]))

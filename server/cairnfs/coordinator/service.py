@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any, Final, ParamSpec, TypeVar
 
 from google.protobuf.message import DecodeError
@@ -56,6 +57,8 @@ class MetadataService:
         }
         found[_METADATA + "SetPolicy"] = unary(pb.SetPolicyRequest, self._set_policy)
         found[_METADATA + "ListRealms"] = unary(pb.ListRealmsRequest, _unless_engine_fails(self._list_realms))
+        found[_METADATA + "ListTrash"] = unary(pb.ListTrashRequest, _unless_engine_fails(self._list_trash))
+        found[_METADATA + "ChangeTrash"] = unary(pb.ChangeTrashRequest, self._change_trash)
         found[_METADATA + "ListSnapshots"] = unary(
             pb.ListSnapshotsRequest, _unless_engine_fails(self._list_snapshots)
         )
@@ -83,14 +86,7 @@ class MetadataService:
         return pb.ListNodesReply(cluster_map=self._cluster_map())
 
     async def _set_policy(self, request: pb.SetPolicyRequest, _context: Any) -> pb.SetPolicyReply:
-        answered: asyncio.Future[pb.SetPolicyReply] = asyncio.get_running_loop().create_future()
-
-        def answer(reply: pb.SetPolicyReply) -> None:
-            if not answered.done():
-                answered.set_result(reply)
-
-        self._driver.set_policy(request, answer)
-        return await answered
+        return await _answer_of(partial(self._driver.set_policy, request))
 
     async def _list_realms(self, request: pb.ListRealmsRequest, _context: Any) -> pb.ListRealmsReply:
         try:
@@ -98,11 +94,32 @@ class MetadataService:
         except CairnError as error:
             return pb.ListRealmsReply(error=error.code, detail=error.detail)
 
+    async def _list_trash(self, request: pb.ListTrashRequest, _context: Any) -> pb.ListTrashReply:
+        try:
+            return self._driver.conductor.trash.list_entries(request)
+        except CairnError as error:
+            return pb.ListTrashReply(error=error.code, detail=error.detail)
+
+    async def _change_trash(self, request: pb.ChangeTrashRequest, _context: Any) -> pb.ChangeTrashReply:
+        return await _answer_of(partial(self._driver.change_trash, request))
+
     async def _list_snapshots(self, request: pb.ListSnapshotsRequest, _context: Any) -> pb.ListSnapshotsReply:
         try:
             return self._driver.conductor.trees.list_snapshots(request.path)
         except CairnError as error:
             return pb.ListSnapshotsReply(error=error.code, detail=error.detail)
+
+
+async def _answer_of(start: Callable[[Callable[[T], None]], None]) -> T:
+    """What the function that `start` is given is called with."""
+    answered: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+    def answer(reply: T) -> None:
+        if not answered.done():
+            answered.set_result(reply)
+
+    start(answer)
+    return await answered
 
 
 def _progress_of(begin: Callable[[Any, Tell], None]) -> Callable[[Any, Any], AsyncIterator[pb.TreeProgress]]:

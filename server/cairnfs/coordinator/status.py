@@ -4,10 +4,12 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 
 from cairnfs.base.clock import Clock
+from cairnfs.base.limits import TRASH_INO
 from cairnfs.coordinator.backups import Backups
 from cairnfs.coordinator.conductor import Conductor, Config
 from cairnfs.coordinator.membership.manager import NodeManager
 from cairnfs.coordinator.membership.operations import space_reply
+from cairnfs.coordinator.namespace import usage
 from cairnfs.coordinator.store import MetadataStore
 from cairnfs.coordinator.upkeep.figures import figures
 from cairnfs.coordinator.upkeep.upkeep import Upkeep
@@ -38,6 +40,7 @@ def reporter(
         infos = conductor.session_infos()
         known = figures(upkeep)
         space = store.read(lambda txn: space_reply(txn, manager))
+        trash = store.read(lambda txn: usage.read(txn, TRASH_INO))
         return pb.StatusReply(
             cluster_id=config.cluster_id,
             incarnation=config.incarnation,
@@ -54,6 +57,8 @@ def reporter(
             session_list=infos,
             version=package_version(),
             uptime_s=int(clock.monotonic() - started_s),
+            trash_inodes=max(0, trash.inodes - 1),  # without the directory itself
+            trash_bytes=trash.allocated_bytes,
             backup=backups.status() if backups is not None else None,
         )
 

@@ -19,7 +19,7 @@ SERVING = (
     "up down status set-policy get-policy clone fsck mount umount "
     "coordinator datanode install-mount-helper version"
 )
-COMMANDS = [*SERVING.split(), "nodes", "repair", "quota", "snapshot", "meta", "config"]
+COMMANDS = [*SERVING.split(), "nodes", "repair", "quota", "snapshot", "trash", "meta", "config"]
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +72,9 @@ def test_help_loads_neither_grpc_nor_trio_nor_protobuf() -> None:
         (["umount", "."], 1, "is not mounted"),
         (["status", "--coordinators", "127.0.0.1:1"], 1, "cannot reach coordinator 127.0.0.1:1"),
         (["status", "--coordinators", "nowhere"], 2, "--coordinators must be HOST:PORT, not 'nowhere'"),
-        (["set-policy", "."], 2, "Missing option '--replicas'"),
+        (["set-policy", "."], 2, "give --replicas, --trash or both"),
+        (["set-policy", ".", "--trash", "week"], 2, "'week' is not a time, such as 90s, 12h, 7d or 4w"),
+        (["trash", "restore", "."], 2, ". is not in a CairnFS mount, nor HOST:PORT:/DIRECTORY"),
         (["set-policy", ".", "--replicas", "0"], 2, "--replicas must be 1 to 16, or default, not '0'"),
         (["set-policy", ".", "--replicas", "17"], 2, "--replicas must be 1 to 16, or default, not '17'"),
         (["set-policy", ".", "--replicas", "3"], 2, "is not in a CairnFS mount, nor HOST:PORT:/DIRECTORY"),

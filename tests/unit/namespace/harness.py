@@ -9,9 +9,9 @@ import pytest
 from cairnfs.base.checksums import chunk_id
 from cairnfs.base.errors import CairnError
 from cairnfs.base.limits import BLOCK_BYTES, ROOT_INO
-from cairnfs.coordinator.namespace import ids, mkfs, reap
+from cairnfs.coordinator.namespace import ids, mkfs, reap, trash
 from cairnfs.coordinator.namespace.check import Checker
-from cairnfs.coordinator.namespace.operation import Env, Footprint, MoreSteps
+from cairnfs.coordinator.namespace.operation import Env, Footprint, Keeping, MoreSteps
 from cairnfs.coordinator.namespace.registry import OPERATIONS
 from cairnfs.engine.interface import Operation, Transaction
 from cairnfs.engine.memory import MemoryEngine
@@ -65,7 +65,7 @@ class Namespace:
             name = "open_truncate"
         spec = OPERATIONS[name]
         plan = spec.footprint
-        env = Env(caller=self.caller, now_ns=self.now_ns, closed=self.closed)
+        env = Env(caller=self.caller, now_ns=self.now_ns, trash=self.keeping(), closed=self.closed)
         if plan is None:
             return self.engine.read(lambda txn: spec.run(txn, op, env))  # type: ignore[arg-type]
         env.footprint = footprint or self.engine.read(lambda txn: plan(txn, op))
@@ -78,6 +78,11 @@ class Namespace:
             result = self.write(lambda txn, request=request: spec.run(txn, request, env))  # type: ignore[misc]
             self.steps += 1
         return result
+
+    def keeping(self) -> Keeping | None:
+        """What policies say of removed files now."""
+        kept_s = self.engine.read(trash.retentions)
+        return Keeping(kept_s, self.now_ns) if kept_s else None
 
     def new_ino(self) -> int:
         """An unused inode number."""
@@ -160,10 +165,14 @@ class Namespace:
 
     def check(self, *, wanted_replicas: int = len(NODES), step: int = 7) -> pb.FsckReport:
         """What the checker finds; every node is alive."""
+        return self.checker(wanted_replicas=wanted_replicas, step=step).report
+
+    def checker(self, *, wanted_replicas: int = len(NODES), step: int = 7) -> Checker:
+        """A checker that has been through everything."""
         checker = Checker(wanted_replicas, lambda _node: True)
         while not self.engine.read(lambda txn: checker.step(txn, step)):
             pass
-        return checker.report
+        return checker
 
     def assert_sound(self) -> None:
         """The checker finds no fault."""

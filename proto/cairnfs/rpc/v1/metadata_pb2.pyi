@@ -308,6 +308,7 @@ class Welcome(_message.Message):
     LOST_READ_LEASES_FIELD_NUMBER: _builtins.int
     LOST_WRITE_LEASES_FIELD_NUMBER: _builtins.int
     LOST_LOCKS_FIELD_NUMBER: _builtins.int
+    TRASH_REALMS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     resumed: _builtins.bool
     """false: the session is new, whatever was held is gone"""
@@ -330,6 +331,10 @@ class Welcome(_message.Message):
     def lost_write_leases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
     def lost_locks(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldLock]: ...
+    @_builtins.property
+    def trash_realms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """what is removed in these realms goes into the trash"""
+
     def __init__(
         self,
         *,
@@ -345,10 +350,11 @@ class Welcome(_message.Message):
         lost_read_leases: _abc.Iterable[_builtins.int] | None = ...,
         lost_write_leases: _abc.Iterable[_builtins.int] | None = ...,
         lost_locks: _abc.Iterable[Global___HeldLock] | None = ...,
+        trash_realms: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cluster_map", b"cluster_map", "root", b"root"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_bytes", b"chunk_bytes", "cluster_id", b"cluster_id", "cluster_map", b"cluster_map", "incarnation", b"incarnation", "lease_ms", b"lease_ms", "lost_locks", b"lost_locks", "lost_read_leases", b"lost_read_leases", "lost_write_leases", b"lost_write_leases", "replicas", b"replicas", "resumed", b"resumed", "root", b"root", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_bytes", b"chunk_bytes", "cluster_id", b"cluster_id", "cluster_map", b"cluster_map", "incarnation", b"incarnation", "lease_ms", b"lease_ms", "lost_locks", b"lost_locks", "lost_read_leases", b"lost_read_leases", "lost_write_leases", b"lost_write_leases", "replicas", b"replicas", "resumed", b"resumed", "root", b"root", "session_id", b"session_id", "trash_realms", b"trash_realms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -396,16 +402,22 @@ class Notice(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     LOW_SPACE_FIELD_NUMBER: _builtins.int
+    TRASH_REALMS_FIELD_NUMBER: _builtins.int
     low_space: _builtins.bool
     """close(2) must wait for its data"""
+    @_builtins.property
+    def trash_realms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """as in Welcome"""
+
     def __init__(
         self,
         *,
         low_space: _builtins.bool = ...,
+        trash_realms: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["low_space", b"low_space"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["low_space", b"low_space", "trash_realms", b"trash_realms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1437,9 +1449,12 @@ class ReadDirReply(_message.Message):
     END_FIELD_NUMBER: _builtins.int
     LEASED_FIELD_NUMBER: _builtins.int
     ATTR_FIELD_NUMBER: _builtins.int
+    BEHIND_FIELD_NUMBER: _builtins.int
     end: _builtins.bool
     leased: _builtins.bool
     """read lease on the directory"""
+    behind: _builtins.bytes
+    """names up to this one were looked at, if not all of them are told"""
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___DirEntry]:
         """in byte order of their names"""
@@ -1455,10 +1470,11 @@ class ReadDirReply(_message.Message):
         end: _builtins.bool = ...,
         leased: _builtins.bool = ...,
         attr: _common_pb2.Attr | None = ...,
+        behind: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attr", b"attr"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attr", b"attr", "end", b"end", "entries", b"entries", "leased", b"leased"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attr", b"attr", "behind", b"behind", "end", b"end", "entries", b"entries", "leased", b"leased"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2538,6 +2554,8 @@ class StatusReply(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     UPTIME_S_FIELD_NUMBER: _builtins.int
     BACKUP_FIELD_NUMBER: _builtins.int
+    TRASH_INODES_FIELD_NUMBER: _builtins.int
+    TRASH_BYTES_FIELD_NUMBER: _builtins.int
     cluster_id: _builtins.str
     incarnation: _builtins.int
     safe_mode: _builtins.bool
@@ -2550,6 +2568,10 @@ class StatusReply(_message.Message):
     garbage_chunks: _builtins.int
     version: _builtins.str
     uptime_s: _builtins.int
+    trash_inodes: _builtins.int
+    """among `inodes`"""
+    trash_bytes: _builtins.int
+    """before replication"""
     @_builtins.property
     def space(self) -> Global___StatFsReply: ...
     @_builtins.property
@@ -2579,10 +2601,12 @@ class StatusReply(_message.Message):
         version: _builtins.str = ...,
         uptime_s: _builtins.int = ...,
         backup: Global___BackupStatus | None = ...,
+        trash_inodes: _builtins.int = ...,
+        trash_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["backup", b"backup", "cluster_map", b"cluster_map", "space", b"space"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backup", b"backup", "chunks", b"chunks", "cluster_id", b"cluster_id", "cluster_map", b"cluster_map", "garbage_chunks", b"garbage_chunks", "incarnation", b"incarnation", "inodes", b"inodes", "repairs_running", b"repairs_running", "replicas", b"replicas", "safe_mode", b"safe_mode", "session_list", b"session_list", "sessions", b"sessions", "space", b"space", "under_replicated", b"under_replicated", "uptime_s", b"uptime_s", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backup", b"backup", "chunks", b"chunks", "cluster_id", b"cluster_id", "cluster_map", b"cluster_map", "garbage_chunks", b"garbage_chunks", "incarnation", b"incarnation", "inodes", b"inodes", "repairs_running", b"repairs_running", "replicas", b"replicas", "safe_mode", b"safe_mode", "session_list", b"session_list", "sessions", b"sessions", "space", b"space", "trash_bytes", b"trash_bytes", "trash_inodes", b"trash_inodes", "under_replicated", b"under_replicated", "uptime_s", b"uptime_s", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2903,6 +2927,7 @@ class SetPolicyRequest(_message.Message):
     INODES_LIMIT_FIELD_NUMBER: _builtins.int
     REPLICAS_FIELD_NUMBER: _builtins.int
     REMOVE_FIELD_NUMBER: _builtins.int
+    TRASH_S_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """from the root of the file system"""
     space_limit_bytes: _builtins.int
@@ -2913,6 +2938,8 @@ class SetPolicyRequest(_message.Message):
     """0: as in the enclosing realm; without a limit it is no realm any more"""
     remove: _builtins.bool
     """all of it; the directory is no realm any more"""
+    trash_s: _builtins.int
+    """how long removed files are kept; 0: not at all; -1: as in the enclosing realm"""
     def __init__(
         self,
         *,
@@ -2921,10 +2948,11 @@ class SetPolicyRequest(_message.Message):
         inodes_limit: _builtins.int | None = ...,
         replicas: _builtins.int | None = ...,
         remove: _builtins.bool = ...,
+        trash_s: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_inodes_limit", b"_inodes_limit", "_replicas", b"_replicas", "_space_limit_bytes", b"_space_limit_bytes", "inodes_limit", b"inodes_limit", "replicas", b"replicas", "space_limit_bytes", b"space_limit_bytes"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_inodes_limit", b"_inodes_limit", "_replicas", b"_replicas", "_space_limit_bytes", b"_space_limit_bytes", "_trash_s", b"_trash_s", "inodes_limit", b"inodes_limit", "replicas", b"replicas", "space_limit_bytes", b"space_limit_bytes", "trash_s", b"trash_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_inodes_limit", b"_inodes_limit", "_replicas", b"_replicas", "_space_limit_bytes", b"_space_limit_bytes", "inodes_limit", b"inodes_limit", "path", b"path", "remove", b"remove", "replicas", b"replicas", "space_limit_bytes", b"space_limit_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_inodes_limit", b"_inodes_limit", "_replicas", b"_replicas", "_space_limit_bytes", b"_space_limit_bytes", "_trash_s", b"_trash_s", "inodes_limit", b"inodes_limit", "path", b"path", "remove", b"remove", "replicas", b"replicas", "space_limit_bytes", b"space_limit_bytes", "trash_s", b"trash_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__inodes_limit: _TypeAlias = _typing.Literal["inodes_limit"]  # noqa: Y015
     _WhichOneofArgType__inodes_limit: _TypeAlias = _typing.Literal["_inodes_limit", b"_inodes_limit"]  # noqa: Y015
@@ -2932,12 +2960,16 @@ class SetPolicyRequest(_message.Message):
     _WhichOneofArgType__replicas: _TypeAlias = _typing.Literal["_replicas", b"_replicas"]  # noqa: Y015
     _WhichOneofReturnType__space_limit_bytes: _TypeAlias = _typing.Literal["space_limit_bytes"]  # noqa: Y015
     _WhichOneofArgType__space_limit_bytes: _TypeAlias = _typing.Literal["_space_limit_bytes", b"_space_limit_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__trash_s: _TypeAlias = _typing.Literal["trash_s"]  # noqa: Y015
+    _WhichOneofArgType__trash_s: _TypeAlias = _typing.Literal["_trash_s", b"_trash_s"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__inodes_limit) -> _WhichOneofReturnType__inodes_limit | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__replicas) -> _WhichOneofReturnType__replicas | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__space_limit_bytes) -> _WhichOneofReturnType__space_limit_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__trash_s) -> _WhichOneofReturnType__trash_s | None: ...
 
 Global___SetPolicyRequest: _TypeAlias = SetPolicyRequest  # noqa: Y015
 
@@ -2982,6 +3014,8 @@ class RealmReport(_message.Message):
     USED_INODES_FIELD_NUMBER: _builtins.int
     DIRECTORIES_LEFT_FIELD_NUMBER: _builtins.int
     WISHED_REPLICAS_FIELD_NUMBER: _builtins.int
+    TRASH_S_FIELD_NUMBER: _builtins.int
+    KEPT_S_FIELD_NUMBER: _builtins.int
     realm: _builtins.int
     path: _builtins.str
     parent: _builtins.int
@@ -2995,6 +3029,10 @@ class RealmReport(_message.Message):
     """known to be still to be walked"""
     wished_replicas: _builtins.int
     """the nearest number that is set; 0: none, the cluster's own holds"""
+    trash_s: _builtins.int
+    """as set; -1: as in the enclosing realm"""
+    kept_s: _builtins.int
+    """the nearest number that is set: how long removed files are kept"""
     def __init__(
         self,
         *,
@@ -3009,10 +3047,12 @@ class RealmReport(_message.Message):
         used_inodes: _builtins.int = ...,
         directories_left: _builtins.int = ...,
         wished_replicas: _builtins.int = ...,
+        trash_s: _builtins.int = ...,
+        kept_s: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["directories_left", b"directories_left", "inodes_limit", b"inodes_limit", "parent", b"parent", "path", b"path", "realm", b"realm", "replicas", b"replicas", "space_limit_bytes", b"space_limit_bytes", "state", b"state", "used_bytes", b"used_bytes", "used_inodes", b"used_inodes", "wished_replicas", b"wished_replicas"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["directories_left", b"directories_left", "inodes_limit", b"inodes_limit", "kept_s", b"kept_s", "parent", b"parent", "path", b"path", "realm", b"realm", "replicas", b"replicas", "space_limit_bytes", b"space_limit_bytes", "state", b"state", "trash_s", b"trash_s", "used_bytes", b"used_bytes", "used_inodes", b"used_inodes", "wished_replicas", b"wished_replicas"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -3246,3 +3286,196 @@ class ListSnapshotsReply(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListSnapshotsReply: _TypeAlias = ListSnapshotsReply  # noqa: Y015
+
+@_typing.final
+class ListTrashRequest(_message.Message):
+    """---------------------------------------------------------------- trash
+    docs/internals/trash.md
+
+    What is in the trash, in the order of removal: up to `limit` entries behind `after`, of those that `caller` may see.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLER_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    after: _builtins.bytes
+    """a name in the trash; empty: from the start"""
+    limit: _builtins.int
+    """entries looked at; 0 or too many: as many as there may be"""
+    path: _builtins.str
+    """only what was here or below; empty: everything"""
+    @_builtins.property
+    def caller(self) -> Global___Caller: ...
+    def __init__(
+        self,
+        *,
+        caller: Global___Caller | None = ...,
+        after: _builtins.bytes = ...,
+        limit: _builtins.int = ...,
+        path: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "caller", b"caller", "limit", b"limit", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTrashRequest: _TypeAlias = ListTrashRequest  # noqa: Y015
+
+@_typing.final
+class ListTrashReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    BEHIND_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    behind: _builtins.bytes
+    """go on after this name"""
+    end: _builtins.bool
+    error: _common_pb2.ErrorCode.ValueType
+    detail: _builtins.str
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrashEntry]: ...
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[Global___TrashEntry] | None = ...,
+        behind: _builtins.bytes = ...,
+        end: _builtins.bool = ...,
+        error: _common_pb2.ErrorCode.ValueType = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["behind", b"behind", "detail", b"detail", "end", b"end", "entries", b"entries", "error", b"error"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTrashReply: _TypeAlias = ListTrashReply  # noqa: Y015
+
+@_typing.final
+class TrashEntry(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    GONE_FIELD_NUMBER: _builtins.int
+    ATTR_FIELD_NUMBER: _builtins.int
+    REMOVED_BY_FIELD_NUMBER: _builtins.int
+    REMOVED_MS_FIELD_NUMBER: _builtins.int
+    EXPIRES_MS_FIELD_NUMBER: _builtins.int
+    name: _builtins.bytes
+    """in the trash"""
+    path: _builtins.bytes
+    """where it was, by the names that the directories have now"""
+    gone: _builtins.bool
+    """a directory on the way is gone for good: `path` begins in the middle"""
+    removed_by: _builtins.int
+    """uid"""
+    removed_ms: _builtins.int
+    """since 1970"""
+    expires_ms: _builtins.int
+    """not before"""
+    @_builtins.property
+    def attr(self) -> _common_pb2.Attr: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.bytes = ...,
+        path: _builtins.bytes = ...,
+        gone: _builtins.bool = ...,
+        attr: _common_pb2.Attr | None = ...,
+        removed_by: _builtins.int = ...,
+        removed_ms: _builtins.int = ...,
+        expires_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attr", b"attr"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attr", b"attr", "expires_ms", b"expires_ms", "gone", b"gone", "name", b"name", "path", b"path", "removed_by", b"removed_by", "removed_ms", b"removed_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrashEntry: _TypeAlias = TrashEntry  # noqa: Y015
+
+@_typing.final
+class ChangeTrashRequest(_message.Message):
+    """Take entries out of the trash: for good, or back into the tree. Each succeeds or fails by itself."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLER_FIELD_NUMBER: _builtins.int
+    NAMES_FIELD_NUMBER: _builtins.int
+    REMOVE_FIELD_NUMBER: _builtins.int
+    TO_FIELD_NUMBER: _builtins.int
+    remove: _builtins.bool
+    """for good"""
+    to: _builtins.str
+    """of one entry: its new path, or a directory; empty: where it was"""
+    @_builtins.property
+    def caller(self) -> Global___Caller: ...
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """in the trash"""
+
+    def __init__(
+        self,
+        *,
+        caller: Global___Caller | None = ...,
+        names: _abc.Iterable[_builtins.bytes] | None = ...,
+        remove: _builtins.bool = ...,
+        to: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "names", b"names", "remove", b"remove", "to", b"to"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangeTrashRequest: _TypeAlias = ChangeTrashRequest  # noqa: Y015
+
+@_typing.final
+class ChangeTrashReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrashResult]: ...
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___TrashResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangeTrashReply: _TypeAlias = ChangeTrashReply  # noqa: Y015
+
+@_typing.final
+class TrashResult(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ERROR_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    error: _common_pb2.ErrorCode.ValueType
+    detail: _builtins.str
+    def __init__(
+        self,
+        *,
+        error: _common_pb2.ErrorCode.ValueType = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "error", b"error"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrashResult: _TypeAlias = TrashResult  # noqa: Y015

@@ -89,6 +89,16 @@ class MetadataStub:
                 request_serializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.CloneTreeRequest.SerializeToString,
                 response_deserializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.TreeProgress.FromString,
                 _registered_method=True)
+        self.ListTrash = channel.unary_unary(
+                '/cairnfs.rpc.v1.Metadata/ListTrash',
+                request_serializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.ListTrashRequest.SerializeToString,
+                response_deserializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.ListTrashReply.FromString,
+                _registered_method=True)
+        self.ChangeTrash = channel.unary_unary(
+                '/cairnfs.rpc.v1.Metadata/ChangeTrash',
+                request_serializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.ChangeTrashRequest.SerializeToString,
+                response_deserializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.ChangeTrashReply.FromString,
+                _registered_method=True)
 
 
 class MetadataServicer:
@@ -160,6 +170,18 @@ class MetadataServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListTrash(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ChangeTrash(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MetadataServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -217,6 +239,16 @@ def add_MetadataServicer_to_server(servicer, server):
                     servicer.CloneTree,
                     request_deserializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.CloneTreeRequest.FromString,
                     response_serializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.TreeProgress.SerializeToString,
+            ),
+            'ListTrash': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTrash,
+                    request_deserializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.ListTrashRequest.FromString,
+                    response_serializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.ListTrashReply.SerializeToString,
+            ),
+            'ChangeTrash': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChangeTrash,
+                    request_deserializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.ChangeTrashRequest.FromString,
+                    response_serializer=cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.ChangeTrashReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -516,6 +548,60 @@ class Metadata:
             '/cairnfs.rpc.v1.Metadata/CloneTree',
             cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.CloneTreeRequest.SerializeToString,
             cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.TreeProgress.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTrash(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cairnfs.rpc.v1.Metadata/ListTrash',
+            cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.ListTrashRequest.SerializeToString,
+            cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.ListTrashReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChangeTrash(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cairnfs.rpc.v1.Metadata/ChangeTrash',
+            cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.ChangeTrashRequest.SerializeToString,
+            cairnfs_dot_rpc_dot_v1_dot_metadata__pb2.ChangeTrashReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -44,6 +44,8 @@ class MetadataStub:
     DeleteSnapshot: _grpc.UnaryStreamMultiCallable[_metadata_pb2.DeleteSnapshotRequest, _metadata_pb2.TreeProgress]
     ListSnapshots: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.ListSnapshotsRequest, _metadata_pb2.ListSnapshotsReply]
     CloneTree: _grpc.UnaryStreamMultiCallable[_metadata_pb2.CloneTreeRequest, _metadata_pb2.TreeProgress]
+    ListTrash: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.ListTrashRequest, _metadata_pb2.ListTrashReply]
+    ChangeTrash: _grpc.UnaryUnaryMultiCallable[_metadata_pb2.ChangeTrashRequest, _metadata_pb2.ChangeTrashReply]
 
 @_typing.type_check_only
 class MetadataAsyncStub(MetadataStub):
@@ -59,6 +61,8 @@ class MetadataAsyncStub(MetadataStub):
     DeleteSnapshot: _aio.UnaryStreamMultiCallable[_metadata_pb2.DeleteSnapshotRequest, _metadata_pb2.TreeProgress]  # type: ignore[assignment]
     ListSnapshots: _aio.UnaryUnaryMultiCallable[_metadata_pb2.ListSnapshotsRequest, _metadata_pb2.ListSnapshotsReply]  # type: ignore[assignment]
     CloneTree: _aio.UnaryStreamMultiCallable[_metadata_pb2.CloneTreeRequest, _metadata_pb2.TreeProgress]  # type: ignore[assignment]
+    ListTrash: _aio.UnaryUnaryMultiCallable[_metadata_pb2.ListTrashRequest, _metadata_pb2.ListTrashReply]  # type: ignore[assignment]
+    ChangeTrash: _aio.UnaryUnaryMultiCallable[_metadata_pb2.ChangeTrashRequest, _metadata_pb2.ChangeTrashReply]  # type: ignore[assignment]
 
 class MetadataServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -137,5 +141,19 @@ class MetadataServicer(metaclass=_abc_1.ABCMeta):
         request: _metadata_pb2.CloneTreeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_metadata_pb2.TreeProgress], _abc.AsyncIterator[_metadata_pb2.TreeProgress]]: ...
+
+    @_abc_1.abstractmethod
+    def ListTrash(
+        self,
+        request: _metadata_pb2.ListTrashRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_metadata_pb2.ListTrashReply, _abc.Awaitable[_metadata_pb2.ListTrashReply]]: ...
+
+    @_abc_1.abstractmethod
+    def ChangeTrash(
+        self,
+        request: _metadata_pb2.ChangeTrashRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_metadata_pb2.ChangeTrashReply, _abc.Awaitable[_metadata_pb2.ChangeTrashReply]]: ...
 
 def add_MetadataServicer_to_server(servicer: MetadataServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

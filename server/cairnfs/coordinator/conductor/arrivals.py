@@ -215,9 +215,11 @@ class Arrivals:
         welcome.cluster_map.CopyFrom(self._context.cluster_map())
         welcome.replicas = config.replicas
         welcome.chunk_bytes = BLOCK_BYTES
+        welcome.trash_realms.extend(self._context.trash_realms)
         self._context.emit(session, pb.Event(welcome=welcome))
         if self._context.low_space:
-            self._context.emit(session, pb.Event(notice=pb.Notice(low_space=True)))
+            notice = pb.Notice(low_space=True, trash_realms=self._context.trash_realms)
+            self._context.emit(session, pb.Event(notice=notice))
 
     def _refuse(self, connection: int, error: Exception) -> None:
         code, message = explain(error, "hello")

@@ -103,9 +103,10 @@ class Batches:
         key = keys.reply(session.id, seq)
         registry, changes = self._context.registry, batching.changes
         leased, barred, closed = batching.leased, batching.barred, self._closed(batching)
+        keeping = self._context.keeping()
 
         def body(txn: Transaction) -> tuple[pb.Event, Executed] | MoreSteps:
-            executed = run_batch(txn, registry, changes, leased, barred, closed)
+            executed = run_batch(txn, registry, changes, leased, barred, closed, keeping)
             if isinstance(executed, MoreSteps):
                 return executed
             event = answer(seq, _BATCH, executed.reply)

@@ -42,6 +42,7 @@ from cairnfs.coordinator.conductor.orphans import Orphans
 from cairnfs.coordinator.conductor.reads import Reads
 from cairnfs.coordinator.conductor.realms import Answered, Realms
 from cairnfs.coordinator.conductor.reservations import Reservations
+from cairnfs.coordinator.conductor.trash import Trash
 from cairnfs.coordinator.conductor.trees import OpenView, Tell, Trees
 from cairnfs.coordinator.conductor.upgrades import Upgrades
 from cairnfs.coordinator.leases import NONE, READ, WRITE
@@ -98,6 +99,7 @@ class Conductor:
         )
         chores = Chores(self.context)
         self.realms: Final = Realms(self.context, chores)
+        self.trash: Final = Trash(self.context, chores, self.orphans)
         self.trees: Final = Trees(
             self.context, chores, self.orphans, self._flushes, self.realms.refresh, open_view
         )
@@ -176,6 +178,7 @@ class Conductor:
         self.realms.tick()
         self._flushes.tick()
         self.trees.tick()
+        self.trash.tick()
         for session in context.sessions.all():
             self._purge(session, at_least=1)
         if context.sessions.recovery_is_over(now_s):
@@ -194,8 +197,7 @@ class Conductor:
         """Tell every session whether space is low, when that has changed."""
         if low != self.context.low_space:
             self.context.low_space = low
-            for session in self.context.sessions.all():
-                self.context.emit(session, pb.Event(notice=pb.Notice(low_space=low)))
+            self.context.notify()
         return self.context.take_effects()
 
     def mend(self, mend: Mend, done: Done) -> Effects:
@@ -232,6 +234,13 @@ class Conductor:
     def clone(self, request: pb.CloneTreeRequest, tell: Tell) -> Effects:
         """An operator wants a copy of a tree; `tell` as for `make_snapshot`."""
         self.trees.clone(request, tell)
+        return self.context.take_effects()
+
+    def change_trash(
+        self, request: pb.ChangeTrashRequest, answered: Callable[[pb.ChangeTrashReply], None]
+    ) -> Effects:
+        """Somebody takes entries out of the trash; `answered` gets the reply, now or later."""
+        self.trash.change(request, answered)
         return self.context.take_effects()
 
     def session_infos(self) -> list[pb.SessionInfo]:

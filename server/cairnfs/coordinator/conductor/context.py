@@ -6,14 +6,14 @@ from typing import Any, Final, Protocol
 
 from cairnfs.base.clock import Clock
 from cairnfs.base.errors import CairnError
-from cairnfs.base.limits import LEASE_S
+from cairnfs.base.limits import LEASE_S, TRASH_INO
 from cairnfs.base.logs import get_logger
 from cairnfs.coordinator import keys
 from cairnfs.coordinator.contentions import Contentions
 from cairnfs.coordinator.leases import NONE, READ, WRITE, LeaseTable
 from cairnfs.coordinator.locks import LockTable
 from cairnfs.coordinator.namespace import tree
-from cairnfs.coordinator.namespace.operation import OperationSpec, Touch
+from cairnfs.coordinator.namespace.operation import Keeping, OperationSpec, Touch
 from cairnfs.coordinator.recalls import RecallBook, Waiter
 from cairnfs.coordinator.records import Inode
 from cairnfs.coordinator.sessions import Session, SessionTable
@@ -91,6 +91,8 @@ class Context:
         self.effects = Effects()
         self.low_space = False
         self.exclusive_realms: set[int] = set()  # where nobody gets a WRITE lease (conductor/realms.py)
+        self.kept_s: dict[int, int] = {}  # how long what is removed is kept, by realm
+        self.trash_realms: list[int] = []  # those of `kept_s`, and those that come in a moment
 
     def exists(self, ino: int) -> bool:
         """Whether the inode has been made and not been reaped, as of the last commit."""
@@ -98,10 +100,22 @@ class Context:
 
     def may_write(self, ino: int) -> bool:
         """Whether a WRITE lease on this inode may be granted."""
+        if ino == TRASH_INO:
+            return False
         if not self.exclusive_realms:
             return True
         inode: Inode | None = self.read(lambda txn: tree.find_inode(txn, ino))
         return inode is None or inode.realm not in self.exclusive_realms
+
+    def keeping(self) -> Keeping | None:
+        """What a change that is made now puts into the trash."""
+        return Keeping(self.kept_s, self.clock.wall_ns()) if self.kept_s else None
+
+    def notify(self) -> None:
+        """Tell every session of low space and of where there is trash."""
+        notice = pb.Notice(low_space=self.low_space, trash_realms=self.trash_realms)
+        for session in self.sessions.all():
+            self.emit(session, pb.Event(notice=notice))
 
     # ------------------------------------------------------------------ effects
 

@@ -6,6 +6,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+from cairnfs.base.limits import ROOT_INO, TRASH_INO
 from cairnfs.coordinator.conductor.context import Context
 from cairnfs.coordinator.leases import NONE, READ
 from cairnfs.rpc.v1 import metadata_pb2 as pb
@@ -34,7 +35,9 @@ class Grants:
         return NONE if self._context.leases.blocked(ino) else self._unblocked(session_id, ino)
 
     def _unblocked(self, session_id: str, ino: int) -> "pb.LeaseKind.ValueType":
-        """The lease, given that no pending change is in the way."""
+        """The lease, given that no pending change is in the way. What the trash has, nobody may believe."""
+        if ino == TRASH_INO:
+            return NONE
         writer = self._context.leases.writer(ino)
         if writer is not None:
             return self._context.believed(session_id, ino) if writer == session_id else NONE
@@ -86,12 +89,15 @@ class Grants:
         if op.names_only:
             return
         inos = [entry.attr.ino for entry in listing.entries]
+        if op.ino == ROOT_INO and TRASH_INO in inos:
+            listing.entries[inos.index(TRASH_INO)].lease = NONE
+            inos.remove(TRASH_INO)
         others = self._context.grant_reads(session_id, inos)
         if not others:
             return
-        for entry, ino in zip(listing.entries, inos, strict=True):
-            if ino in others:
-                entry.lease = self.lease(session_id, ino)
+        for entry in listing.entries:
+            if entry.attr.ino in others:
+                entry.lease = self.lease(session_id, entry.attr.ino)
 
 
 def inodes_told(result: str, op: Any, value: Any) -> list[int]:

@@ -116,7 +116,7 @@ class Mutations:
 
     def start(self, session: Session, seq: int, caller: pb.Caller, spec: OperationSpec, op: Any) -> None:
         """Begin a request that was not executed before."""
-        env = Env(caller, self._context.clock.wall_ns())
+        env = Env(caller, self._context.clock.wall_ns(), trash=self._context.keeping())
         mutation = Mutation(self, session, seq, spec, op, env)
         session.in_flight[seq] = mutation
         self._begin(mutation)

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 from cairnfs.base.errors import CairnError
-from cairnfs.base.limits import ROOT_INO, SNAPSHOTS_REALM
+from cairnfs.base.limits import ROOT_INO, SNAPSHOTS_REALM, TRASH_INO
 from cairnfs.base.logs import get_logger
+from cairnfs.base.reserved import TRASH
 from cairnfs.coordinator.conductor.chores import Chores
 from cairnfs.coordinator.conductor.context import Context
 from cairnfs.coordinator.leases import READ
-from cairnfs.coordinator.namespace import policy, retag, tree, usage
+from cairnfs.coordinator.namespace import policy, retag, trash, tree, usage
 from cairnfs.coordinator.namespace.operation import Footprint, Touch
 from cairnfs.coordinator.recalls import Waiter
 from cairnfs.coordinator.records import RealmState
@@ -51,12 +52,19 @@ class Realms:
         self._walking: set[int] = set()
         self._waiting: set[int] = set()  # realms to be forgotten when nothing belongs to them any more
         self._coming: set[int] = set()  # directories that get a limit in a moment
+        self._trash_coming: set[int] = set()  # directories whose files are going to be kept
 
     # ------------------------------------------------------------------ from time to time
 
     def refresh(self) -> None:
-        """Find out where no WRITE lease may be granted."""
-        self._context.exclusive_realms = self._context.read(self._exclusive)
+        """Find out where no WRITE lease may be granted, and where there is trash, which clients are told."""
+        context = self._context
+        context.exclusive_realms = context.read(self._exclusive)
+        context.kept_s = context.read(trash.retentions)
+        realms = sorted({*context.kept_s, *self._trash_coming})
+        if realms != context.trash_realms:
+            context.trash_realms = realms
+            context.notify()
 
     def _exclusive(self, txn: ReadTransaction) -> set[int]:
         found = policy.exclusive(txn)
@@ -85,7 +93,8 @@ class Realms:
         def look(txn: ReadTransaction) -> pb.ListRealmsReply:
             if path:
                 return pb.ListRealmsReply(realms=[_report(txn, tree.walk(txn, path)[-1], path)])
-            found = [one for one in policy.scan(txn) if one[0] != SNAPSHOTS_REALM or one[1].used_inodes]
+            shown = (one for one in policy.scan(txn) if one[0] != TRASH_INO)
+            found = [one for one in shown if one[0] != SNAPSHOTS_REALM or one[1].used_inodes]
             return pb.ListRealmsReply(realms=[policy.report(txn, ino, realm) for ino, realm in found])
 
         reply: pb.ListRealmsReply = self._context.read(look)
@@ -101,7 +110,6 @@ class Realms:
     def look(self, setting: _Setting) -> None:
         """Find the directory, and have others give up what they may change there in their memory."""
         context, request = self._context, setting.request
-        leases = context.leases
         try:
             way = context.read(lambda txn: tree.walk(txn, request.path))
         except Exception as error:  # noqa: BLE001 - one request must not disturb the others
@@ -111,16 +119,26 @@ class Realms:
             return
         if self._recall_way(setting, way[:-1]):
             return
-        setting.ino = ino = way[-1]
-        if request.space_limit_bytes or request.inodes_limit:
-            self._coming.add(ino)
-            self.refresh()
-            inside = context.read(lambda txn: _inside(txn, ino, leases.writers()))
-            for written, holder in inside:
-                context.recall(setting, holder, pb.RecallItem(ino=written))
-            if setting.waits:
-                return
+        setting.ino = way[-1]
+        if self._must_wait_inside(setting):
+            return
         self._change(setting)
+
+    def _must_wait_inside(self, setting: _Setting) -> bool:
+        """Have others give up what they write from memory where a limit or trash comes; whether to wait."""
+        context, leases, ino, request = self._context, self._context.leases, setting.ino, setting.request
+        limited = bool(request.space_limit_bytes or request.inodes_limit)
+        if not limited and request.trash_s <= 0:
+            return False
+        if limited:
+            self._coming.add(ino)
+        if request.trash_s > 0:
+            self._trash_coming.add(ino)
+        self.refresh()
+        for written, holder in context.read(lambda txn: _inside(txn, ino, leases.writers())):
+            if limited or leases.write_stamp(written) <= setting.stamp:
+                context.recall(setting, holder, pb.RecallItem(ino=written))
+        return setting.waits > 0
 
     def _recall_way(self, setting: _Setting, way: list[int]) -> bool:
         leases = self._context.leases
@@ -138,14 +156,17 @@ class Realms:
             if error is None:
                 self._walk(ino)
 
+        # The first trash of all gets its name in the root directory.
+        named = (Touch(ROOT_INO, names=(TRASH,)),) if request.trash_s > 0 else ()
         self._chores.start(
-            lambda _txn: Footprint((Touch(ino),)),
+            lambda _txn: Footprint((*named, Touch(ino))),
             lambda txn, env: policy.change(txn, request, ino, env.now_ns),
             done,
         )
 
     def _end(self, setting: _Setting, error: Exception | None) -> None:
         self._coming.discard(setting.ino)
+        self._trash_coming.discard(setting.ino)
         self.refresh()
         if error is not None:
             setting.answered(_refused(error))

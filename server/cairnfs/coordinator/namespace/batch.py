@@ -9,7 +9,7 @@ from cairnfs.base.limits import BATCH_DETAIL_MAX_BYTES, BLOCK_BYTES, VALUE_MAX_B
 from cairnfs.base.logs import get_logger
 from cairnfs.coordinator import keys
 from cairnfs.coordinator.namespace.ids import first_unreserved
-from cairnfs.coordinator.namespace.operation import Env, FootprintChanged, MoreSteps, OperationSpec
+from cairnfs.coordinator.namespace.operation import Env, FootprintChanged, Keeping, MoreSteps, OperationSpec
 from cairnfs.engine.interface import EngineError, Transaction
 from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
 
@@ -105,13 +105,14 @@ def run_batch(
     leased: Collection[int],
     barred: Collection[int],
     closed: Container[int] = (),
+    trash: Keeping | None = None,
 ) -> Executed | MoreSteps:
     """Run `changes` until all are made or `txn` is full.
 
-    What is in `closed` ends with its last name, if it is small: no session has it open or can open it.
-    A change of an inode that is not in `leased` and was not made by an earlier one fails with CONFLICT, as
-    does the making of a number in `barred`. MoreSteps: the first change, a commit_write, was made in part,
-    and the request is what is left of it; everything else is still to be run.
+    `trash` says what is kept. Of the rest, what is in `closed` ends with its last name, if it is small: no
+    session has it open or can open it. A change of an inode that is not in `leased` and was not made by an
+    earlier one fails with CONFLICT, as does the making of a number in `barred`. MoreSteps: the first change,
+    a commit_write, was made in part, and the request is what is left of it; the rest is still to be run.
     """
     executed = Executed()
     covered = _Covered(leased)
@@ -127,6 +128,7 @@ def run_batch(
                 covered,
                 change.new_ino,
                 forced=True,
+                trash=trash,
                 closed=() if _keeps_open(change) else closed,
             )
             spec = registry[change.name]

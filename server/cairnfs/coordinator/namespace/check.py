@@ -18,11 +18,12 @@ from cairnfs.base.limits import (
     REPLIES_PURGED_AT_ONCE,
     ROOT_INO,
     SNAPSHOTS_REALM,
+    TRASH_INO,
 )
 from cairnfs.base.reserved import SNAPSHOTS, is_hidden
 from cairnfs.coordinator import chunk_table, keys
-from cairnfs.coordinator.namespace import mends, policy, realm_mends, tree, tree_jobs, usage
-from cairnfs.coordinator.records import ChunkRecord, Dentry, Inode, Realm, RealmState, decode_slices
+from cairnfs.coordinator.namespace import mends, policy, realm_mends, trash, tree, tree_jobs, usage
+from cairnfs.coordinator.records import ChunkRecord, Dentry, Inode, Realm, RealmState, Trashed, decode_slices
 from cairnfs.engine.interface import ReadTransaction
 from cairnfs.rpc.v1 import metadata_pb2 as pb
 
@@ -63,6 +64,7 @@ class Checker:
         self._realms: dict[int, Realm] = {}
         self._after = b""
         self._after_ino = 0
+        self._after_trashed = 0
         self._suspect_inodes: Iterator[int] = iter(())
         self._suspect_chunks: Iterator[bytes] = iter(())
         self._phases = [
@@ -74,6 +76,7 @@ class Checker:
             ("references", self._judge_chunks),
             ("garbage", self._walk_garbage),
             ("replies", self._walk_replies),
+            ("trash", self._walk_trash),
             ("usage", self._judge_usage),
         ]
 
@@ -161,7 +164,8 @@ class Checker:
 
     def _check_name(self, txn: ReadTransaction, directory: int, name: bytes, entry: Dentry) -> None:
         self._links[entry.ino] += 1
-        self._subdirectories[directory] += entry.kind == _DIRECTORY and not is_hidden(directory, name)
+        counted = entry.kind == _DIRECTORY and not is_hidden(directory, name)
+        self._subdirectories[directory] += tree.links_of(directory, int(counted))
         where = f"{name!r} in directory {directory}"
         removal = mends.remove_entry(directory, name, entry)
         correction = mends.correct_entry(directory, name, entry.ino)
@@ -180,6 +184,9 @@ class Checker:
                 text = f"{where} is a second name of directory {entry.ino}"
                 second = mends.remove_second_name(directory, first[1], name)
                 self._problem("wrong_links", text, second, directory, entry.ino)
+        if directory == TRASH_INO and not trash.is_recorded(txn, name, entry.ino):
+            text = f"{where}, the trash, without a record of where it was"
+            self._problem("dangling", text, mends.remove_from_trash(name, entry), entry.ino)
         is_shelf = inode is not None and inode.realm == SNAPSHOTS_REALM and name == SNAPSHOTS
         if inode is not None and not is_shelf and (inode.realm != ROOT_INO or len(self._realms) > 1):
             self._check_realm(txn, directory, name, entry.ino, inode)
@@ -322,6 +329,28 @@ class Checker:
                 text = f"{len(replies)} replies to session {session_id}, which has ended"
                 self._problem("dangling", text, mends.delete_replies(session_id, replies))
         return count < min(limit, REPLIES_PURGED_AT_ONCE)
+
+    def _walk_trash(self, txn: ReadTransaction, limit: int) -> bool:
+        count = 0
+        for key, value in txn.scan(*keys.all_trashed(self._after_trashed), limit=limit):
+            count += 1
+            ino = self._after_trashed = keys.inode_of(key)
+            record = Trashed.decode(value)
+            if trash.is_stray(txn, ino, record):
+                text = f"the trash has a record of inode {ino}, and no entry"
+                self._problem("dangling", text, mends.forget_trashed(ino))
+            elif txn.get(keys.trash_end(record.expires_ns, ino)) is None:
+                text = f"inode {ino} would never leave the trash"
+                self._problem("dangling", text, mends.list_trash_end(ino))
+        if count < limit:
+            for key, _ in txn.scan(*keys.all_trash_ends(self._after), limit=limit):
+                self._after = key
+                ino, end_ns = keys.trash_end_ino(key), keys.trash_end_ns(key)
+                if not trash.is_end(txn, ino, end_ns):
+                    text = f"inode {ino} is to leave the trash at {end_ns}, where it is not"
+                    self._problem("dangling", text, mends.unlist_trash_end(ino, end_ns))
+                count += 1
+        return count < limit
 
     def _judge_usage(self, txn: ReadTransaction, _limit: int) -> bool:
         now = usage.read(txn)

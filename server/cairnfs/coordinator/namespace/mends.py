@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from cairnfs.base.errors import CairnError
-from cairnfs.base.limits import BLOCK_BYTES, ROOT_INO, SNAPSHOTS_REALM
-from cairnfs.base.reserved import is_hidden
+from cairnfs.base.limits import BLOCK_BYTES, ROOT_INO, SNAPSHOTS_REALM, TRASH_INO
+from cairnfs.base.reserved import TRASH, is_hidden
 from cairnfs.coordinator import chunk_table, keys
-from cairnfs.coordinator.namespace import snapshots, tree, usage
+from cairnfs.coordinator.namespace import snapshots, trash, tree, usage
 from cairnfs.coordinator.namespace.ids import reserve_inode_numbers
 from cairnfs.coordinator.records import (
     BlockSlice,
@@ -68,7 +68,7 @@ def _delete_entry(
     txn.delete(keys.dentry(directory, name))
     if parent is not None:
         counted = entry.kind == tree.DIRECTORY_KIND and not is_hidden(directory, name)
-        links = -1 if counted and parent.nlink > 2 else 0
+        links = tree.links_of(directory, -1 if counted and parent.nlink > 2 else 0)
         tree.store(txn, directory, tree.entries_changed(parent, now_ns, links))
 
 
@@ -123,6 +123,9 @@ def attach(ino: int, change: int) -> Apply:
         if inode.nlink == 0:
             txn.put(keys.orphan(ino), b"")
             return True
+        if ino == TRASH_INO:
+            txn.put(keys.dentry(ROOT_INO, TRASH), Dentry(ino, tree.DIRECTORY_KIND).encode())
+            return True
         home = _lost_and_found(txn, now_ns)
         if inode.realm == SNAPSHOTS_REALM:  # where `cairnfs snapshot delete` can take it away
             home = snapshots.shelf(txn, home, now_ns)
@@ -130,7 +133,8 @@ def attach(ino: int, change: int) -> Apply:
         txn.put(keys.dentry(home, b"#%d" % ino), Dentry(ino, inode.mode >> 12).encode())
         tree.store(txn, home, tree.entries_changed(tree.load(txn, home), now_ns, int(is_directory)))
         inode = inode._replace(parent=home) if is_directory else inode._replace(nlink=1)
-        if inode.realm not in (ROOT_INO, SNAPSHOTS_REALM, ino) and not is_directory:
+        is_border = inode.realm in (ROOT_INO, SNAPSHOTS_REALM, ino)
+        if inode.realm == TRASH_INO or not (is_border or is_directory):
             moved = usage.Usage(1, inode.allocated_bytes)
             usage.move(txn, inode.realm, ROOT_INO, moved, forced=True)
             inode = inode._replace(realm=ROOT_INO)
@@ -338,3 +342,57 @@ def is_without_session(txn: ReadTransaction, session_id: str) -> bool:
     """Whether there is no such session, nor one that has ended and whose replies are being deleted."""
     found = txn.get_many((keys.session(session_id), keys.ended_session(session_id)))
     return not any(value is not None for value in found.values())
+
+
+# ------------------------------------------------------------------ trash
+
+
+def remove_from_trash(name: bytes, entry: Dentry) -> Apply:
+    """An entry of the trash of which nothing is known: its inode comes into lost+found later."""
+
+    def apply(txn: Transaction, _now_ns: int) -> bool:
+        if tree.find_entry(txn, TRASH_INO, name) != entry or trash.is_recorded(txn, name, entry.ino):
+            return False
+        txn.delete(keys.dentry(TRASH_INO, name))
+        return True
+
+    return apply
+
+
+def forget_trashed(ino: int) -> Apply:
+    """A record of something that is not in the trash."""
+
+    def apply(txn: Transaction, _now_ns: int) -> bool:
+        record = trash.find_record(txn, ino)
+        if record is None or not trash.is_stray(txn, ino, record):
+            return False
+        trash.forget(txn, ino)
+        return True
+
+    return apply
+
+
+def list_trash_end(ino: int) -> Apply:
+    """An inode that would stay in the trash for ever."""
+
+    def apply(txn: Transaction, _now_ns: int) -> bool:
+        record = trash.find_record(txn, ino)
+        if record is None or txn.get(keys.trash_end(record.expires_ns, ino)) is not None:
+            return False
+        trash.write_record(txn, ino, record)
+        return True
+
+    return apply
+
+
+def unlist_trash_end(ino: int, end_ns: int) -> Apply:
+    """A time at which nothing leaves the trash."""
+
+    def apply(txn: Transaction, _now_ns: int) -> bool:
+        key = keys.trash_end(end_ns, ino)
+        if txn.get(key) is None or trash.is_end(txn, ino, end_ns):
+            return False
+        txn.delete(key)
+        return True
+
+    return apply

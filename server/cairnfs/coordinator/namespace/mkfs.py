@@ -11,7 +11,7 @@ from cairnfs.coordinator.records import Inode, Realm
 from cairnfs.engine.interface import ReadTransaction, Transaction
 from cairnfs.rpc.v1 import common_pb2 as pb
 
-FORMAT: Final = b"2"
+FORMAT: Final = b"3"
 _FORMAT_KEY: Final = keys.setting("format")
 _CLUSTER_ID_KEY: Final = keys.setting("cluster_id")
 

@@ -5,7 +5,7 @@ field in `Request.op`. The conductor (coordinator/conductor.py) owns recalls, tr
 deadlines; an operation knows none of them.
 """
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -47,6 +47,13 @@ class FootprintChanged(Exception):
     """The names resolve to other inodes than the footprint says; the conductor starts again."""
 
 
+class Keeping(NamedTuple):
+    """How long what is removed is kept in the trash: seconds by realm, from `now_ns` (since the epoch) on."""
+
+    kept_s: Mapping[int, int]
+    now_ns: int  # by the coordinator's clock; that of a change may be a client's
+
+
 @dataclass(slots=True)
 class Env:
     """What an operation may know beyond its transaction and request."""
@@ -56,6 +63,7 @@ class Env:
     footprint: Cover = field(default_factory=Footprint)
     new_ino: int = 0  # an unused inode number, when the operation may create one
     forced: bool = False  # it has been reported done, so no limit may stop it
+    trash: Keeping | None = None  # None: what is removed is gone
     closed: Container[int] = ()  # inodes that no session has open, or can open before this is committed
 
 

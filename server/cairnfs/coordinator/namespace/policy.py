@@ -3,10 +3,10 @@
 from typing import Final
 
 from cairnfs.base.errors import CairnError
-from cairnfs.base.limits import REPLICAS_MAX, ROOT_INO, SNAPSHOTS_REALM
+from cairnfs.base.limits import REPLICAS_MAX, ROOT_INO, SNAPSHOTS_REALM, TRASH_INO, TRASH_KEPT_MAX_S
 from cairnfs.coordinator import keys
-from cairnfs.coordinator.namespace import file_policy, policies, retag, tree, usage
-from cairnfs.coordinator.records import Dentry, Realm, RealmState
+from cairnfs.coordinator.namespace import file_policy, policies, retag, trash, tree, usage
+from cairnfs.coordinator.records import AS_AROUND, Dentry, Realm, RealmState
 from cairnfs.engine.interface import ReadTransaction, Transaction
 from cairnfs.rpc.v1 import common_pb2, metadata_pb2 as pb
 
@@ -23,6 +23,10 @@ def change(txn: Transaction, request: pb.SetPolicyRequest, ino: int, now_ns: int
     """Carry it out for a directory or file. Raises CairnError INVALID and what `retag`, `file_policy` do."""
     if request.replicas > REPLICAS_MAX:
         raise CairnError(common_pb2.ERROR_CODE_INVALID, f"at most {REPLICAS_MAX} replicas are kept")
+    if not AS_AROUND <= request.trash_s <= TRASH_KEPT_MAX_S:
+        raise CairnError(common_pb2.ERROR_CODE_INVALID, f"at most {TRASH_KEPT_MAX_S} s are kept")
+    if ino == TRASH_INO:
+        raise CairnError(common_pb2.ERROR_CODE_NOT_PERMITTED, "the trash has no policy of its own")
     inode = tree.load(txn, ino)
     tree.check_changeable(ino, inode)
     if not tree.is_directory(inode):
@@ -33,6 +37,8 @@ def change(txn: Transaction, request: pb.SetPolicyRequest, ino: int, now_ns: int
         return
     if max(request.space_limit_bytes, request.inodes_limit) > _LIMIT_MAX:
         raise CairnError(common_pb2.ERROR_CODE_INVALID, "a limit is too large")
+    if request.trash_s > 0:
+        trash.make(txn, now_ns)
     realm = retag.make_realm(txn, ino, now_ns)
     if request.HasField("space_limit_bytes"):
         realm = realm._replace(space_limit_bytes=request.space_limit_bytes)
@@ -40,17 +46,23 @@ def change(txn: Transaction, request: pb.SetPolicyRequest, ino: int, now_ns: int
         realm = realm._replace(inodes_limit=request.inodes_limit)
     if request.HasField("replicas"):
         realm = realm._replace(replicas=request.replicas)
+    if request.HasField("trash_s"):
+        realm = realm._replace(trash_s=request.trash_s)
     usage.save_realm(txn, ino, realm)
 
 
 def _leaves_nothing(request: pb.SetPolicyRequest, ino: int, realm: Realm | None) -> bool:
-    """Whether taking a replica count back takes the last that there is: the directory has borders no more."""
-    if not request.HasField("replicas") or request.replicas or ino == ROOT_INO:
+    """Whether what is taken back is the last that there is: the directory has borders no more."""
+    no_replicas = request.HasField("replicas") and not request.replicas
+    no_trash = request.HasField("trash_s") and request.trash_s == AS_AROUND
+    if ino == ROOT_INO or not (no_replicas or no_trash):
         return False
     kept = realm or Realm(parent=0)
     space = request.space_limit_bytes if request.HasField("space_limit_bytes") else kept.space_limit_bytes
     inodes = request.inodes_limit if request.HasField("inodes_limit") else kept.inodes_limit
-    return not space and not inodes
+    replicas = request.replicas if request.HasField("replicas") else kept.replicas
+    trash_s = request.trash_s if request.HasField("trash_s") else kept.trash_s
+    return not space and not inodes and not replicas and trash_s == AS_AROUND
 
 
 def scan(txn: ReadTransaction) -> list[tuple[int, Realm]]:
@@ -90,6 +102,8 @@ def report(txn: ReadTransaction, ino: int, realm: Realm) -> pb.RealmReport:
         inodes_limit=realm.inodes_limit,
         used_bytes=realm.used_bytes,
         used_inodes=realm.used_inodes,
+        trash_s=realm.trash_s,
+        kept_s=trash.retentions(txn).get(ino, 0),
         directories_left=sum(1 for _ in txn.scan(*keys.retag_range(ino))),
     )
 

@@ -1,7 +1,7 @@
 """Which realm an inode belongs to, and what its policy says (docs/internals/realms.md)."""
 
 from cairnfs.base.errors import CairnError
-from cairnfs.base.limits import SNAPSHOTS_REALM
+from cairnfs.base.limits import SNAPSHOTS_REALM, TRASH_INO
 from cairnfs.coordinator import keys
 from cairnfs.coordinator.namespace import tree, usage
 from cairnfs.coordinator.namespace.operation import Env
@@ -29,6 +29,9 @@ def place(txn: Transaction, ino: int, inode: Inode, realm: int, env: Env, *, lin
     own = inode.realm
     if own == realm:
         return inode
+    if own == TRASH_INO:  # of directories only empty ones are there
+        usage.move(txn, own, realm, usage.Usage(1, inode.allocated_bytes), forced=env.forced)
+        return inode._replace(realm=realm)
     if own == ino:
         own = usage.load_realm(txn, ino).parent
         if own == realm:

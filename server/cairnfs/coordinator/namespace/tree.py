@@ -4,7 +4,7 @@ import stat
 from typing import Final
 
 from cairnfs.base.errors import CairnError
-from cairnfs.base.limits import LINK_MAX, NAME_MAX_BYTES, ROOT_INO, SNAPSHOTS_REALM
+from cairnfs.base.limits import LINK_MAX, NAME_MAX_BYTES, ROOT_INO, SNAPSHOTS_REALM, TRASH_INO
 from cairnfs.base.reserved import is_hidden
 from cairnfs.coordinator import keys
 from cairnfs.coordinator.namespace.operation import Env, FootprintChanged
@@ -76,9 +76,11 @@ def load_directory(txn: ReadTransaction, ino: int) -> Inode:
 
 
 def load_living_directory(txn: ReadTransaction, ino: int) -> Inode:
-    """A directory that can take entries: NOT_FOUND also when it was removed."""
+    """A directory that can take entries: NOT_FOUND also when it was removed, NOT_PERMITTED for the trash."""
     inode = load_directory(txn, ino)
-    if inode.nlink == 0:
+    if ino == TRASH_INO:
+        raise CairnError(pb.ERROR_CODE_NOT_PERMITTED, "only what is removed comes into the trash")
+    if inode.nlink == 0 or inode.realm == TRASH_INO:
         raise CairnError(pb.ERROR_CODE_NOT_FOUND, f"directory {ino} was removed")
     return inode
 
@@ -155,6 +157,11 @@ def entries_changed(directory: Inode, now_ns: int, links: int = 0) -> Inode:
     return directory._replace(
         nlink=directory.nlink + links, mtime_ns=now_ns, ctime_ns=now_ns, change=directory.change + 1
     )
+
+
+def links_of(directory: int, subdirectories: int) -> int:
+    """By how much `nlink` of a directory changes when its number of subdirectories changes by so many."""
+    return 0 if directory == TRASH_INO else subdirectories
 
 
 def without_privilege(mode: int) -> int:

@@ -1,13 +1,14 @@
 """lookup: what a name leads to."""
 
-from cairnfs.coordinator.namespace import tree
+from cairnfs.base.limits import TRASH_INO
+from cairnfs.coordinator.namespace import trash, tree
 from cairnfs.coordinator.namespace.operation import Env, OperationSpec
 from cairnfs.engine.interface import ReadTransaction
 from cairnfs.rpc.v1 import metadata_pb2 as pb
 
 
-def run(txn: ReadTransaction, op: pb.Lookup, _env: Env) -> pb.EntryReply:
-    """The inode, or a reply without `attr` when the directory has no such entry.
+def run(txn: ReadTransaction, op: pb.Lookup, env: Env) -> pb.EntryReply:
+    """The inode, or a reply without `attr` when the directory has no such entry, or none for this caller.
 
     "." and ".." lead to the directory and its parent. Raises CairnError NOT_FOUND (no such directory),
     NOT_DIRECTORY, INVALID, NAME_TOO_LONG, IO (the inode is missing).
@@ -22,7 +23,9 @@ def run(txn: ReadTransaction, op: pb.Lookup, _env: Env) -> pb.EntryReply:
     if entry is None:
         return pb.EntryReply()
     reply = pb.EntryReply()
-    tree.load_target(txn, entry).fill(reply.attr, entry.ino)
+    inode = tree.load_target(txn, entry)
+    if op.parent != TRASH_INO or trash.is_shown(txn, entry.ino, inode.uid, env.caller):
+        inode.fill(reply.attr, entry.ino)
     return reply
 
 

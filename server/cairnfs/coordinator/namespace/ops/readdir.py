@@ -3,9 +3,15 @@
 import stat
 from typing import Final
 
-from cairnfs.base.limits import BLOCK_BYTES, NAME_MAX_BYTES, READDIR_FILE_SLICES_MAX, READDIR_LIMIT_MAX
+from cairnfs.base.limits import (
+    BLOCK_BYTES,
+    NAME_MAX_BYTES,
+    READDIR_FILE_SLICES_MAX,
+    READDIR_LIMIT_MAX,
+    TRASH_INO,
+)
 from cairnfs.coordinator import keys
-from cairnfs.coordinator.namespace import tree
+from cairnfs.coordinator.namespace import trash, tree
 from cairnfs.coordinator.namespace.operation import Env, OperationSpec
 from cairnfs.coordinator.namespace.ops.get_extents import read_extents
 from cairnfs.coordinator.records import ATTR_BYTES, Dentry, Inode
@@ -30,12 +36,12 @@ def _length(number: int) -> bytes:
 _HEADS: Final = tuple(map(_head, range(NAME_MAX_BYTES + 1)))
 
 
-def run(txn: ReadTransaction, op: pb.ReadDir, _env: Env) -> pb.ReadDirReply:
+def run(txn: ReadTransaction, op: pb.ReadDir, env: Env) -> pb.ReadDirReply:
     """Up to `limit` entries (0 or too many: READDIR_LIMIT_MAX) behind `after`, without "." and "..".
 
     An entry whose inode is missing is left out (fsck tells of it). A small file in many pieces is not
-    located. Every entry tells of a READ lease; the conductor corrects those that cannot have one. Raises
-    CairnError NOT_FOUND, NOT_DIRECTORY.
+    located. Of the trash only what the caller may see is told. Every entry tells of a READ lease; the
+    conductor corrects those that cannot have one. Raises CairnError NOT_FOUND, NOT_DIRECTORY.
     """
     directory = tree.load_directory(txn, op.ino)
     limit = min(op.limit or READDIR_LIMIT_MAX, READDIR_LIMIT_MAX)
@@ -43,6 +49,9 @@ def run(txn: ReadTransaction, op: pb.ReadDir, _env: Env) -> pb.ReadDirReply:
     pairs = list(txn.scan(*keys.dentry_range(op.ino, op.after), limit=limit + 1))
     reply = pb.ReadDirReply(end=len(pairs) <= limit)
     directory.fill(reply.attr, op.ino)
+    if op.ino == TRASH_INO and env.caller.uid and pairs:
+        reply.behind = keys.dentry_name(pairs[:limit][-1][0])
+        pairs = [pair for pair in pairs[:limit] if _is_shown(txn, pair, env.caller)]
     if op.names_only:
         for key, value in pairs[:limit]:
             entry = Dentry.decode(value)
@@ -66,6 +75,10 @@ def run(txn: ReadTransaction, op: pb.ReadDir, _env: Env) -> pb.ReadDirReply:
     for place in small:
         _locate(txn, reply.entries[place])
     return reply
+
+
+def _is_shown(txn: ReadTransaction, pair: tuple[bytes, bytes], caller: pb.Caller) -> bool:
+    return trash.find_shown(txn, keys.dentry_name(pair[0]), caller) is not None
 
 
 def _locate(txn: ReadTransaction, entry: pb.DirEntry) -> None:

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from cairnfs.base.errors import CairnError
+from cairnfs.base.limits import TRASH_INO
 from cairnfs.coordinator import keys
-from cairnfs.coordinator.namespace import realms, reap, tree
+from cairnfs.coordinator.namespace import realms, trash, tree
 from cairnfs.coordinator.namespace.operation import Env, Footprint, OperationSpec, Touch
 from cairnfs.coordinator.records import Dentry, Inode
 from cairnfs.engine.interface import ReadTransaction, Transaction
@@ -48,6 +49,8 @@ def run(txn: Transaction, op: pb.Rename, env: Env) -> pb.RenameReply:
     directory into itself, bad names or flags), TOO_MANY_LINKS, NAME_TOO_LONG, CROSS_DEVICE, BUSY, QUOTA,
     NOT_PERMITTED (a reserved name).
     """
+    if op.flags == EXCHANGE and op.parent == TRASH_INO:
+        raise CairnError(common_pb2.ERROR_CODE_NOT_PERMITTED, "only what is removed comes into the trash")
     if op.flags not in (0, NOREPLACE, EXCHANGE):
         raise CairnError(common_pb2.ERROR_CODE_INVALID, f"flags {op.flags}")
     tree.check_users_name(op.parent, op.name)
@@ -75,6 +78,7 @@ def _find(txn: Transaction, op: pb.Rename, env: Env) -> _Move:
         tree.require_cover(env, target.ino)
         replaced = tree.load_target(txn, target)
     move = _Move(parent, new_parent, source, tree.load_target(txn, source), target, replaced)
+    trash.require_shown(txn, op.parent, source.ino, move.moved, env.caller)
     if op.parent != op.new_parent:
         _check_ancestry(txn, op, move)
     return move
@@ -130,8 +134,11 @@ def _move(txn: Transaction, op: pb.Rename, env: Env, move: _Move) -> pb.RenameRe
     txn.put(keys.dentry(op.new_parent, op.new_name), move.source.encode())
     _save_parents(txn, op, env, move)
     move.moved = _placed(txn, move.source.ino, move.moved, op.new_parent, move.new_parent.realm, env)
+    trash.taken_out(txn, op.parent, move.source.ino)
     if move.target is not None and move.replaced is not None:
-        move.replaced = reap.drop_link(txn, move.target.ino, move.replaced, env)
+        move.replaced = trash.remove_name(
+            txn, op.new_parent, op.new_name, move.target.ino, move.replaced, env
+        )
     return _reply(op, move, move.replaced)
 
 
@@ -152,6 +159,7 @@ def _shift_links(op: pb.Rename, move: _Move, *, parent: int, new_parent: int) ->
         tree.check_links(move.parent)
     if new_parent > 0:
         tree.check_links(move.new_parent)
+    parent = tree.links_of(op.parent, parent)
     move.parent = move.parent._replace(nlink=move.parent.nlink + parent)
     move.new_parent = move.new_parent._replace(nlink=move.new_parent.nlink + new_parent)
 

@@ -2,7 +2,7 @@
 
 from cairnfs.base.errors import CairnError
 from cairnfs.coordinator import keys
-from cairnfs.coordinator.namespace import realms, reap, tree
+from cairnfs.coordinator.namespace import realms, trash, tree
 from cairnfs.coordinator.namespace.operation import Env, OperationSpec
 from cairnfs.coordinator.namespace.ops.unlink import footprint
 from cairnfs.engine.interface import Transaction
@@ -21,15 +21,16 @@ def run(txn: Transaction, op: pb.RmDir, env: Env) -> pb.RemoveReply:
     entry = tree.require_entry(txn, op.parent, op.name)
     tree.require_cover(env, entry.ino)
     inode = tree.load_target(txn, entry)
+    trash.require_shown(txn, op.parent, entry.ino, inode, env.caller)
     if not tree.is_directory(inode):
         raise CairnError(common_pb2.ERROR_CODE_NOT_DIRECTORY, f"{op.name!r} in {op.parent}")
     if not tree.is_empty(txn, entry.ino):
         raise CairnError(common_pb2.ERROR_CODE_NOT_EMPTY, f"{op.name!r} in {op.parent}")
     realms.check_removable(entry.ino, inode)
     txn.delete(keys.dentry(op.parent, op.name))
-    parent = tree.entries_changed(parent, env.now_ns, links=-1)
+    parent = tree.entries_changed(parent, env.now_ns, links=tree.links_of(op.parent, -1))
     tree.save(txn, op.parent, parent)
-    inode = reap.drop_link(txn, entry.ino, inode, env)
+    inode = trash.remove_name(txn, op.parent, op.name, entry.ino, inode, env)
     return tree.remove_reply(entry.ino, inode, op.parent, parent)
 
 
