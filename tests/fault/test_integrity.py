@@ -81,6 +81,17 @@ def test_damaged_chunks_are_read_around_reported_and_repaired(cluster: Cluster) 
     cluster.datanodes[1].start()
     assert_sound(cluster)
 
+    for entry in another.path.iterdir():
+        entry.unlink()
+
+    def is_empty() -> bool:
+        nodes = admin.list_nodes(cluster.coordinator.address).nodes
+        return all(node.chunks == 0 for node in nodes)  # packs are compacted later
+
+    eventually(is_empty, "all chunks to be deleted")
+    assert not [path for part in cluster.datanodes for path in (data_of(part) / "chunks").glob("*/*")]
+    assert_sound(cluster)
+
 
 def refused(*words: str | Path) -> str:
     """Run a server that must not start; returns the last line it wrote."""
