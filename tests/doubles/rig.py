@@ -298,6 +298,7 @@ class Rig:
             stream.break_off("the coordinator died")
         self.streams.clear()
         self._commits.clear()  # it died before these
+        self.conductor.trees.close()
         self._start(self.conductor.context.config.incarnation + 1)
 
     # ------------------------------------------------------------------ mounts

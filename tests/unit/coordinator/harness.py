@@ -128,19 +128,19 @@ class Cluster:
         self.held = False
         self.closed: list[int] = []
         self._connections = 0
-        self.conductor = self._start()
+        self._start()
 
     def _one(self, body: Callable[..., Any]) -> Any:
         (outcome,) = self.engine.commit([Operation(body)])
         assert outcome.error is None, outcome.error
         return outcome.value
 
-    def _start(self) -> Conductor:
+    def _start(self) -> None:
         self._one(lambda txn: format_file_system(txn, "cluster", 0))
         numbers = IdAllocator()
         numbers.add(self._one(reserve_inode_numbers))
         config = Config("cluster", self._one(next_incarnation), lease_s=LEASE_S)
-        conductor = Conductor(
+        self.conductor = Conductor(
             config,
             self._seen_clock,
             self.registry,
@@ -149,14 +149,14 @@ class Cluster:
             common.ClusterMap,
             self.engine.snapshot,
         )
-        self.do(conductor.start())
-        return conductor
+        self.do(self.conductor.start())
 
     def restart(self) -> None:
         """The coordinator dies and another takes over its engine."""
         self.commits.clear()
         self.clients.clear()
-        self.conductor = self._start()
+        self.conductor.trees.close()  # its views end with it
+        self._start()
 
     def new_connection(self, client: Client) -> int:
         """A number for a new connection of `client`."""
