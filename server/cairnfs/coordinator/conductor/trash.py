@@ -1,6 +1,5 @@
 """The trash as its users and time change it: entries go back into the tree, or for good."""
 
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -21,15 +20,24 @@ Answered = Callable[[pb.ChangeTrashReply], None]
 
 
 class _Change:
-    """A request about some entries: which are still to be looked at, and what the others came to."""
+    """A request about some entries: what each came to, and how many are still being worked on."""
 
     def __init__(self, request: pb.ChangeTrashRequest, answered: Answered) -> None:
         self.request = request
-        self.answered = answered
-        self.names = deque(request.names)
         self.reply = pb.ChangeTrashReply()
-        self.busy = False
-        self.again = False  # a step ended while it was being started
+        self._answered = answered
+        self._left = len(request.names)
+        for _ in request.names:
+            self.reply.results.add()
+
+    def done(self, place: int, error: Exception | None) -> None:
+        """The entry at this place of the request is where it was to go, or stays because of an error."""
+        if error is not None:
+            result = self.reply.results[place]
+            result.error, result.detail = explain(error, "trash")
+        self._left -= 1
+        if not self._left:
+            self._answered(self.reply)
 
 
 class Trash:
@@ -83,54 +91,40 @@ class Trash:
     # ------------------------------------------------------------------ what users ask
 
     def change(self, request: pb.ChangeTrashRequest, answered: Answered) -> None:
-        """Restore entries, or remove them for good, one after another."""
+        """Restore entries, or remove them for good, all of them at once."""
         change = _Change(request, answered)
-        if len(request.names) > TRASH_CHANGED_AT_ONCE or (request.to and len(request.names) > 1):
-            self._fail_all(change, CairnError(common.ERROR_CODE_INVALID, "too many entries"))
+        count = len(request.names)
+        if not count:
+            answered(change.reply)
+        elif count > TRASH_CHANGED_AT_ONCE or (request.to and count > 1):
+            self._refuse(change, CairnError(common.ERROR_CODE_INVALID, "too many entries"))
         elif self._context.sessions.recovering:
-            error = CairnError(common.ERROR_CODE_UNAVAILABLE, "clients are still coming back")
-            self._fail_all(change, error)
+            self._refuse(change, CairnError(common.ERROR_CODE_UNAVAILABLE, "clients are still coming back"))
+        elif request.remove:
+            for start in range(0, count, TRASH_EXPIRED_AT_ONCE):
+                self._remove(change, range(start, min(count, start + TRASH_EXPIRED_AT_ONCE)))
         else:
-            self._next(change)
+            for place in range(count):
+                self._restore(change, place)
 
-    def _fail_all(self, change: _Change, error: CairnError) -> None:
-        for _ in change.names:
-            change.reply.results.add(error=error.code, detail=error.detail)
-        change.answered(change.reply)
+    def _refuse(self, change: _Change, error: CairnError) -> None:
+        for place in range(len(change.request.names)):
+            change.done(place, error)
 
-    def _next(self, change: _Change) -> None:
-        change.again = True
-        while change.again and not change.busy:
-            change.again, change.busy = False, True
-            if not change.names:
-                change.answered(change.reply)
-            elif change.request.remove:
-                self._remove(change)
-            else:
-                self._restore(change)
-            change.busy = False
-
-    def _remove(self, change: _Change) -> None:
-        count = min(len(change.names), TRASH_EXPIRED_AT_ONCE)
-        names = [change.names.popleft() for _ in range(count)]
-        caller = change.request.caller
-        inos = self._context.read(lambda txn: [_ino_of(txn, name, caller) for name in names])
-        for ino in inos:
-            result = change.reply.results.add()
-            if not ino:
-                result.error, result.detail = common.ERROR_CODE_NOT_FOUND, "there is no such entry"
+    def _remove(self, change: _Change, places: range) -> None:
+        request = change.request
+        names = [request.names[place] for place in places]
+        inos = self._context.read(lambda txn: [_ino_of(txn, name, request.caller) for name in names])
 
         def then(error: Exception | None) -> None:
-            if error is not None:
-                for ino, result in zip(inos, change.reply.results[-count:], strict=True):
-                    if ino:
-                        result.error, result.detail = explain(error, "trash")
-            self._next(change)
+            for place, ino in zip(places, inos, strict=True):
+                change.done(place, error if ino else CairnError(common.ERROR_CODE_NOT_FOUND, "no such entry"))
 
         self._end([ino for ino in inos if ino], then)
 
-    def _restore(self, change: _Change) -> None:
-        name, to, caller = change.names.popleft(), change.request.to, change.request.caller
+    def _restore(self, change: _Change, place: int) -> None:
+        request = change.request
+        name, to, caller = request.names[place], request.to, request.caller
 
         def plan(txn: ReadTransaction) -> Footprint:
             return restoring.footprint(restoring.plan(txn, name, to, caller))
@@ -138,13 +132,7 @@ class Trash:
         def apply(txn: Transaction, env: Env) -> None:
             restoring.apply(txn, restoring.plan(txn, name, to, caller), env)
 
-        def done(_value: Any, error: Exception | None) -> None:
-            result = change.reply.results.add()
-            if error is not None:
-                result.error, result.detail = explain(error, "trash")
-            self._next(change)
-
-        self._chores.start(plan, apply, done)
+        self._chores.start(plan, apply, lambda _value, error: change.done(place, error))
 
 
 def _ino_of(txn: ReadTransaction, name: bytes, caller: pb.Caller) -> int:
