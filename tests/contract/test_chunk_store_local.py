@@ -67,9 +67,7 @@ def test_a_flipped_bit_in_a_file_is_found_and_healed_by_storing_again(tmp_path: 
     assert caught.value.code == pb.ERROR_CODE_CORRUPT
     assert not store.request(chunk_id), "a corrupt chunk must not count as stored"
     assert [entry.damaged for entry in store.list_chunks(b"", 9)] == [True]
-    assert [entry.damaged for entry in store.list_chunks(b"", 9)] == [True]
     put(store, content(LARGE))
-    assert [entry.damaged for entry in store.list_chunks(b"", 9)] == [False]
     assert store.verify(chunk_id) == LARGE
     assert [entry.damaged for entry in store.list_chunks(b"", 9)] == [False]
     assert store.request(chunk_id)
@@ -83,7 +81,6 @@ def test_a_flipped_bit_in_a_pack_is_found_and_healed_by_storing_again(tmp_path: 
     after = put(store, content(SMALL, 1))
     flip(newest_pack(tmp_path), position)
     with pytest.raises(CairnError) as caught:
-    assert [entry.chunk_id for entry in store.list_chunks(b"", 9) if entry.damaged] == [chunk_id]
         store.verify(chunk_id)
     assert caught.value.code == pb.ERROR_CODE_CORRUPT
     assert [entry.chunk_id for entry in store.list_chunks(b"", 9) if entry.damaged] == [chunk_id]
@@ -159,17 +156,6 @@ def test_a_mostly_dead_pack_is_compacted(tmp_path: Path) -> None:
     assert store.usage().used_bytes == 4 * record_bytes(SMALL)
     store = reopened(store, tmp_path)
     for seed in range(6, 10):
-    store.close()
-
-
-def test_nothing_is_left_on_the_disk_of_what_was_deleted(tmp_path: Path) -> None:
-    store = LocalChunkStore(tmp_path)
-    before = {path for path in tmp_path.rglob("*") if path.is_file()}
-    stored = [put(store, content(size, size)) for size in (1, SMALL, 65_536, LARGE, 1_000_000)]
-    store.delete(stored, store.seq, store.boot)
-    store.maintain()
-    assert store.usage().used_bytes == 0
-    assert {path for path in tmp_path.rglob("*") if path.is_file()} == before
         assert get(store, chunks[seed]) == content(SMALL, seed)
     assert store.usage().chunks == 4
     assert store.maintain() == 0
@@ -447,4 +433,15 @@ def test_a_file_system_that_cannot_write_past_its_cache(
     monkeypatch.setattr(os, "open", refuse)
     store = LocalChunkStore(tmp_path)
     assert store.verify(put_past_the_page_cache(store, content(LARGE), [])) == LARGE
+    store.close()
+
+
+def test_nothing_is_left_on_the_disk_of_what_was_deleted(tmp_path: Path) -> None:
+    store = LocalChunkStore(tmp_path)
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    stored = [put(store, content(size, size)) for size in (1, SMALL, 65_536, LARGE, 1_000_000)]
+    store.delete(stored, store.seq, store.boot)
+    store.maintain()
+    assert store.usage().used_bytes == 0
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == before
     store.close()
