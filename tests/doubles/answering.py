@@ -5,14 +5,15 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from cairnfs.base.errors import CairnError
 from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
-from cairnfs.vfs.answers import Absorbed, Content, NoAnswers
+from cairnfs.vfs.answers import Absorbed, Content, Name, NoAnswers
 from cairnfs.vfs.attributes import XATTR_NAMESPACES
 from cairnfs.vfs.core import VFS
-from cairnfs.vfs.interface import FileSystem, Node, Opened
+from cairnfs.vfs.interface import FileSystem, Listed, Node, Opened
 from cairnfs.vfs.state import KERNEL_TIMEOUT_S
 
 HANDLES_FROM = 1 << 62
@@ -24,10 +25,20 @@ _REQUESTS = {
 }
 
 
-class MemoryAnswers(NoAnswers):
-    """Faithful to fuse/lowlevel/answers.c and contents.c, without bounds. `trusted` is asked at every answer.
+@dataclass
+class Listing:
+    """What an open directory goes through. `whole`: it was published for all who list the directory."""
 
-    Descriptors are numbers of `files`.
+    directory: int
+    names: list[Name]
+    ended: bool
+    whole: bool = False
+
+
+class MemoryAnswers(NoAnswers):
+    """Faithful to fuse/lowlevel/answers.c, listings.c and contents.c, without bounds.
+
+    `trusted` is asked at every answer. Descriptors are numbers of `files`.
     """
 
     def __init__(self, trusted: Callable[[], bool], files: Sequence[bytes], fs: VFS) -> None:
@@ -36,7 +47,9 @@ class MemoryAnswers(NoAnswers):
         self.files = files
         self.contents: dict[int, dict[int, Content]] = {}
         self.handles = HANDLES_FROM
-        self.untold: list[tuple[int, int]] = []  # handle and inode of an open, or 0 of a release
+        self.untold: list[tuple[Any, ...]] = []  # methods of the file system, and with what to call them
+        self.listings: dict[int, Sequence[Name]] = {}  # of whole directories
+        self.opened: dict[int, Listing] = {}  # by handle
         self.attrs: dict[int, common.Attr] = {}
         self.without_xattrs: set[int] = set()
         self.entries: dict[int, dict[bytes, int | None]] = {}
@@ -61,7 +74,10 @@ class MemoryAnswers(NoAnswers):
         (self.without_xattrs.discard if attr.has_xattrs else self.without_xattrs.add)(attr.ino)
 
     def publish_entry(self, parent: int, name: bytes, ino: int | None) -> None:
-        self.entries.setdefault(parent, {})[name] = ino
+        entries = self.entries.setdefault(parent, {})
+        if entries.get(name) != ino:
+            self.listings.pop(parent, None)
+        entries[name] = ino
 
     def publish_complete(self, directory: int) -> None:
         self.entries.setdefault(directory, {})
@@ -72,17 +88,44 @@ class MemoryAnswers(NoAnswers):
         self.without_xattrs.discard(ino)
         return self.take_lookups(ino)
 
+    def publish_listing(self, directory: int, above: int, listing: Sequence[Name]) -> None:
+        if directory in self.entries:
+            self.listings[directory] = listing
+
+    def continue_listing(
+        self, handle: int, position: int, directory: int, above: int, page: Sequence[Name], *, ended: bool
+    ) -> bool:
+        if position == 0:
+            self.opened[handle] = Listing(directory, [], ended=False)
+        opened = self.opened.get(handle)
+        if opened is None or opened.whole or len(opened.names) != position:
+            return False
+        opened.names += page
+        opened.ended = ended
+        return True
+
+    def take_listing(self, handle: int, position: int) -> bytes | None:
+        opened = self.opened.get(handle)
+        if opened is None or not (opened.whole or position == 0):
+            return None
+        del self.opened[handle]
+        found = opened.whole and 0 < position <= len(opened.names)
+        return opened.names[position - 1].name if found else None
+
     def withdraw_attributes(self, ino: int) -> None:
         self.attrs.pop(ino, None)
+        self.listings.pop(ino, None)
         self.contents.pop(ino, None)
 
     def withdraw_entry(self, parent: int, name: bytes) -> None:
         self.entries.get(parent, {}).pop(name, None)
         self.complete.discard(parent)
+        self.listings.pop(parent, None)
 
     def withdraw_directory(self, ino: int) -> None:
         self.entries.pop(ino, None)
         self.complete.discard(ino)
+        self.listings.pop(ino, None)
 
     def take_lookups(self, ino: int) -> int:
         return self.lookups.pop(ino, 0)
@@ -103,11 +146,8 @@ class MemoryAnswers(NoAnswers):
 
     def catch_up(self) -> None:
         while self.untold:
-            handle, ino = self.untold.pop(0)
-            if ino:
-                self.fs.opened(ino, handle)
-            else:
-                self.fs.closed(handle)
+            tell, *about = self.untold.pop(0)
+            tell(*about)
 
     def publish_writer(self, handle: int, ino: int) -> None:
         self.writers[handle] = ino
@@ -144,9 +184,45 @@ class MemoryAnswers(NoAnswers):
             return None
         self.handles += 1
         self.quiet.add(self.handles)
-        self.untold.append((self.handles, ino))
+        self.untold.append((self.fs.opened, ino, self.handles))
         self.answered["open"] += 1
         return Opened(self.handles, direct_io=False, keep_cache=True)
+
+    def opendir(self, ino: int) -> int | None:
+        attr = self.attrs.get(ino) if self.trusted() else None
+        if attr is None or not attr.nlink or ino not in self.listings:
+            return None
+        self.handles += 1
+        self.untold.append((self.fs.opened_directory, ino, self.handles))
+        self.answered["opendir"] += 1
+        return self.handles
+
+    def readdir(self, ino: int, handle: int, offset: int, limit: int) -> list[Listed] | None:
+        if offset == 0:
+            self.opened.pop(handle, None)
+            if handle > HANDLES_FROM and ino in self.listings and self.trusted():
+                self.opened[handle] = Listing(ino, list(self.listings[ino]), ended=True, whole=True)
+        opened = self.opened.get(handle) if self.trusted() else None
+        if opened is None or offset > len(opened.names):
+            return None
+        listed: list[Listed] = []
+        known = self.entries.get(ino, {})
+        for place, (name, child, _) in enumerate(opened.names[offset:], offset + 1):
+            if len(listed) == limit or (child and name not in known):
+                break
+            if child == 0 or known[name] != child:
+                continue
+            if child not in self.attrs:
+                break
+            self.lookups[child] += 1
+            listed.append(Listed(name, Node(self.attrs[child], KERNEL_TIMEOUT_S, KERNEL_TIMEOUT_S), place))
+        else:
+            if not listed and not opened.ended:
+                return None
+            self.answered["readdir"] += 1
+            return listed
+        self.answered["readdir"] += bool(listed)
+        return listed or None
 
     def read(self, ino: int, offset: int, size: int) -> bytes | None:
         attr = self.attrs.get(ino) if self.trusted() else None
@@ -190,6 +266,7 @@ class AnsweringVFS(VFS):
     """What the kernel meets: a request reaches the file system only when it is not answered before."""
 
     book: MemoryAnswers
+    told = False  # the last page of a listing came from the book
 
     def __getattribute__(self, name: str) -> Any:
         """What was written is taken over before another request is handled, as in lowlevel/workers.py."""
@@ -243,6 +320,33 @@ class AnsweringVFS(VFS):
         """See `FileSystem`."""
         self.book.quiet.discard(handle)
         if handle > HANDLES_FROM and lock_owner is None:
-            self.book.untold.append((handle, 0))
+            self.book.untold.append((super().closed, handle))
         else:
             await super().release(handle, lock_owner)
+
+    async def opendir(self, ino: int, caller: pb.Caller) -> int:
+        """See `FileSystem`."""
+        return self.book.opendir(ino) or await super().opendir(ino, caller)
+
+    async def readdir(self, handle: int, offset: int, limit: int) -> Sequence[Listed]:
+        """See `FileSystem`."""
+        found = self.book.readdir(self._directory(handle).inode.ino, handle, offset, limit)
+        if found is None:
+            found = list(await super().readdir(handle, offset, limit))
+            self.told = False
+        else:
+            self.told = True  # its references are counted
+        return found
+
+    def listed(self, entry: Listed) -> None:
+        """See `FileSystem`."""
+        if not self.told:
+            super().listed(entry)
+
+    async def releasedir(self, handle: int) -> None:
+        """See `FileSystem`."""
+        self.book.opened.pop(handle, None)
+        if handle > HANDLES_FROM:
+            self.book.untold.append((super().closed_directory, handle))
+        else:
+            await super().releasedir(handle)

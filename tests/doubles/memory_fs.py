@@ -14,6 +14,7 @@ from cairnfs.base.errors import TRAITS, CairnError
 from cairnfs.rpc.v1 import common_pb2, metadata_pb2 as pb
 from cairnfs.vfs.answers import Answers, NoAnswers
 from cairnfs.vfs.interface import Listed, Node, Opened, SetAttributes, Space
+from tests.doubles.memory_locks import Lock, carved, conflict
 
 _BY_ERRNO: dict[int, "common_pb2.ErrorCode.ValueType"] = {}
 for _code, _traits in TRAITS.items():
@@ -39,14 +40,6 @@ class Inode:
     entries: dict[bytes, int] = field(default_factory=dict[bytes, int])
     target: bytes = b""
     xattrs: dict[bytes, bytes] = field(default_factory=dict[bytes, bytes])
-
-
-@dataclass
-class Lock:
-    """A granted lock; `flock` locks cover everything."""
-
-    owner: int
-    range: pb.LockRange
 
 
 class MemoryFileSystem:
@@ -424,8 +417,17 @@ class MemoryFileSystem:
         await self._enter("opendir")
         return self._open(self._directory(ino)).handle
 
+    opened_directory = opened
+
+    def was_listed(self, handle: int, offset: int) -> None: ...
+
+    async def parent_of(self, handle: int) -> tuple[int, int]:
+        attr = self._of(handle).attr
+        return attr.ino, attr.parent or attr.ino
+
     async def readdir(self, handle: int, offset: int, limit: int) -> Sequence[Listed]:
         await self._enter("readdir")
+        self.answers.take_listing(handle, offset)
         names = sorted(self._of(handle).entries.items())
         return [
             Listed(name, self.node(self.inodes[ino]), number)
@@ -437,7 +439,10 @@ class MemoryFileSystem:
         self.references[entry.node.attr.ino] += 1
 
     async def releasedir(self, handle: int) -> None:
-        await self._enter("releasedir")
+        self.closed_directory(handle)
+
+    def closed_directory(self, handle: int) -> None:
+        self.calls["releasedir"] += 1
         del self.handles[handle]
 
     async def fsyncdir(self, handle: int, data_only: bool) -> None:
@@ -445,40 +450,15 @@ class MemoryFileSystem:
 
     # ------------------------------------------------------------ locks
 
-    def _conflict(self, table: dict[int, list[Lock]], ino: int, wanted: Lock) -> Lock | None:
-        for held in table.get(ino, []):
-            overlaps = held.range.start <= wanted.range.end and wanted.range.start <= held.range.end
-            exclusive = pb.LOCK_TYPE_WRITE in (held.range.type, wanted.range.type)
-            if held.owner != wanted.owner and overlaps and exclusive:
-                return held
-        return None
-
-    def _carve(self, table: dict[int, list[Lock]], ino: int, wanted: Lock) -> None:
-        kept: list[Lock] = []
-        for held in table.get(ino, []):
-            if held.owner != wanted.owner:
-                kept.append(held)
-                continue
-            for start, end in (
-                (held.range.start, min(held.range.end, wanted.range.start - 1)),
-                (max(held.range.start, wanted.range.end + 1), held.range.end),
-            ):
-                if start <= end:
-                    part = pb.LockRange(type=held.range.type, start=start, end=end, pid=held.range.pid)
-                    kept.append(Lock(held.owner, part))
-        if wanted.range.type != pb.LOCK_TYPE_UNLOCK:
-            kept.append(wanted)
-        table[ino] = kept
-
     async def _lock(self, table: dict[int, list[Lock]], ino: int, wanted: Lock, wait: bool) -> None:
         async with self._changed:
             if wanted.range.type != pb.LOCK_TYPE_UNLOCK:
-                while self._conflict(table, ino, wanted):
+                while conflict(table.get(ino, ()), wanted):
                     if not wait:
                         fail(errno.EAGAIN)
                     self.calls["lock waits"] += 1
                     await self._changed.wait()
-            self._carve(table, ino, wanted)
+            table[ino] = carved(table.get(ino, ()), wanted)
             self._changed.notify_all()
 
     async def _unlock(self, table: dict[int, list[Lock]], ino: int, owner: int) -> None:
@@ -487,7 +467,7 @@ class MemoryFileSystem:
 
     async def getlk(self, ino: int, owner: int, lock: pb.LockRange) -> pb.LockRange:
         await self._enter("getlk")
-        found = self._conflict(self.locks, ino, Lock(owner, lock))
+        found = conflict(self.locks.get(ino, ()), Lock(owner, lock))
         return found.range if found else pb.LockRange(type=pb.LOCK_TYPE_UNLOCK)
 
     async def setlk(self, ino: int, owner: int, lock: pb.LockRange, wait: bool) -> None:

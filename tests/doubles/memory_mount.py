@@ -24,7 +24,7 @@ from cairnfs.fuse.notifier import Notifier
 from cairnfs.fuse.server import Mounting, connection, serve
 from cairnfs.mount import background
 from cairnfs.rpc.v1 import metadata_pb2 as pb
-from cairnfs.vfs.answers import Content
+from cairnfs.vfs.answers import Content, Name
 from tests.doubles.memory_fs import _BY_ERRNO, TIMEOUT_S, MemoryFileSystem
 
 _ANSWERED = ("lookup", "absent", "getattr", "xattr", "flush", "release", "listing", "open", "read", "write")
@@ -128,6 +128,27 @@ class Control:
         for handle in self.fs.handles:
             self.fs.answers.withdraw_writer(handle)
         self.fs.take_absorbed()
+
+    async def publish_listing(self, name: str, *left_out: str) -> None:
+        """A directory in the root, as a whole; its entries in the order of their names."""
+        fs = self.fs
+        directory = fs._child(fs.root_ino, name.encode())
+        await self.publish(name)
+        for entry, ino in directory.entries.items():
+            attr = fs.node(fs.inodes[ino]).attr
+            assert attr is not None
+            fs.answers.publish_inode(attr)
+            fs.answers.publish_entry(directory.attr.ino, entry, ino)
+        fs.answers.publish_complete(directory.attr.ino)
+        listing = [
+            Name(entry, 0 if entry.decode() in left_out else ino, fs.inodes[ino].attr.mode)
+            for entry, ino in sorted(directory.entries.items())
+        ]
+        fs.answers.publish_listing(directory.attr.ino, fs.root_ino, listing)
+
+    async def withdraw_entry_in(self, directory: str, name: str) -> None:
+        ino = self.fs._child(self.fs.root_ino, directory.encode()).attr.ino
+        self.fs.answers.withdraw_entry(ino, name.encode())
 
     async def withdraw_inode(self, name: str) -> None:
         ino = self.fs._child(self.fs.root_ino, name.encode()).attr.ino

@@ -1,6 +1,5 @@
 """Requests that are answered without Python: when they are, when not, and that nothing is lost or stale."""
 
-import ctypes
 import fcntl
 import os
 import random
@@ -236,30 +235,6 @@ except OSError:
     for child in children:
         child.kill()
         child.wait(20)
-
-
-def test_the_end_of_a_listing_is_not_asked_for_and_moves_with_the_directory(mount: MountedMemory) -> None:
-    here = mount.path / "directory"
-    here.mkdir()
-    (here / "one").touch()
-    before = mount.ask("answered")["listing"]
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.fdopendir.restype = libc.readdir.restype = ctypes.c_void_p
-    stream = ctypes.c_void_p(libc.fdopendir(os.open(here, os.O_RDONLY)))
-
-    def names() -> int:
-        count = 0
-        while libc.readdir(stream):
-            count += 1
-        return count
-
-    assert names() == 3
-    assert mount.ask("answered")["listing"] > before
-    (here / "two").touch()
-    libc.rewinddir(stream)
-    assert names() == 4
-    libc.closedir(stream)
-    eventually(lambda: mount.calls("releasedir") > 0)
 
 
 def test_ioctls_are_refused(mount: MountedMemory) -> None:

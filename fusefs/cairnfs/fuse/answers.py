@@ -1,15 +1,22 @@
 """`vfs.answers.Answers` over the supplement, whose thread answers the kernel without running Python."""
 
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Sequence
 from struct import Struct
+from typing import Any
 
 from cairnfs.base.errors import CairnError
-from cairnfs.base.limits import ANSWERS_CONTENTS_MAX, ANSWERS_ENTRIES_MAX, ANSWERS_INODES_MAX
+from cairnfs.base.limits import (
+    ANSWERS_CONTENTS_MAX,
+    ANSWERS_ENTRIES_MAX,
+    ANSWERS_INODES_MAX,
+    NAME_MAX_BYTES,
+)
 from cairnfs.fuse import later
 from cairnfs.fuse.attributes import Presentation, links
 from cairnfs.fuse.lowlevel import ffi, lib
 from cairnfs.rpc.v1 import common_pb2 as common
-from cairnfs.vfs.answers import Absorbed, Content
+from cairnfs.vfs.answers import Absorbed, Content, Name
 
 _NS_PER_S = 1_000_000_000
 _WRITTEN = Struct("=QQqQ")  # inode, offset, time, length
@@ -25,6 +32,7 @@ class KernelAnswers:
         self._inode = ffi.new("cairn_inode *")
         self._log = ffi.new("char **")
         self._content = ffi.new("cairn_content *")
+        self._name = ffi.new("char[]", NAME_MAX_BYTES + 1)
         if lib.cairn_book_open(
             ANSWERS_INODES_MAX, ANSWERS_ENTRIES_MAX, int(timeout_s)
         ) or lib.cairn_contents_open(ANSWERS_CONTENTS_MAX):
@@ -58,6 +66,22 @@ class KernelAnswers:
     def publish_complete(self, directory: int) -> None:
         """Tell that other names are absent."""
         lib.cairn_publish_complete(self._to_kernel(directory))
+
+    def publish_listing(self, directory: int, above: int, listing: Sequence[Name]) -> None:
+        """List these names when the directory is opened."""
+        lib.cairn_publish_listing(self._to_kernel(directory), self._to_kernel(above), *_packed(listing))
+
+    def continue_listing(
+        self, handle: int, position: int, directory: int, above: int, page: Sequence[Name], *, ended: bool
+    ) -> bool:
+        """List these names, too."""
+        places = self._to_kernel(directory), self._to_kernel(above)
+        return bool(lib.cairn_continue_listing(handle, position, ended, *places, *_packed(page)))
+
+    def take_listing(self, handle: int, position: int) -> bytes | None:
+        """List no more of what the directory had."""
+        taken = lib.cairn_take_listing(handle, position, self._name, NAME_MAX_BYTES + 1)
+        return ffi.string(self._name) if taken else None
 
     def withdraw_inode(self, ino: int) -> int:
         """Do not tell its attributes any more."""
@@ -146,3 +170,20 @@ class KernelAnswers:
         """Tell nothing after this time."""
         # A session that was fenced may be trusted until minus infinity.
         lib.cairn_trust_until(int(max(boottime_s, 0.0) * _NS_PER_S))
+
+
+def _packed(listing: Sequence[Name]) -> tuple[bytes, int, Any, Any, int]:
+    """Names, and arrays of numbers and modes, as the supplement takes them.
+
+    No listing has the kernel's root in it, so numbers are the same to both.
+    """
+    names = b"\0".join([name for name, _, _ in listing])
+    inos = array("Q", [ino for _, ino, _ in listing])
+    modes = array("I", [mode for _, _, mode in listing])
+    return (
+        names,
+        len(names),
+        ffi.from_buffer("uint64_t[]", inos),
+        ffi.from_buffer("uint32_t[]", modes),
+        len(listing),
+    )

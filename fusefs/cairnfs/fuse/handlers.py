@@ -51,7 +51,6 @@ class Handlers(pyfuse3.Operations):
         self._entry = presentation.entry
         self._locks = locks
         self._on_init = on_init
-        self._directories: dict[int, tuple[int, pb.Caller]] = {}
 
     def init(self) -> None:
         """The kernel and libfuse agreed on the protocol: requests come from now on."""
@@ -209,6 +208,20 @@ class Handlers(pyfuse3.Operations):
         except Exception:  # noqa: BLE001 - a border, like boundary.guarded
             _log.exception("bug in a handler", operation="opened")
 
+    def opened_directory(self, inode: int, fh: int) -> None:
+        """The kernel opened a directory; it has its answer."""
+        try:
+            self._fs.opened_directory(self._from_kernel(inode), fh)
+        except Exception:  # noqa: BLE001 - a border, like boundary.guarded
+            _log.exception("bug in a handler", operation="opened_directory")
+
+    def was_listed(self, fh: int, offset: int) -> None:
+        """A directory is listed from `offset` on; the kernel has its answer."""
+        try:
+            self._fs.was_listed(fh, max(offset - _DOTS, 0))
+        except Exception:  # noqa: BLE001 - a border, like boundary.guarded
+            _log.exception("bug in a handler", operation="was_listed")
+
     def was_read(self, fh: int, offset: int, size: int) -> None:
         """A large part of a file was read from its start or middle to its end; the kernel has its answers."""
         try:
@@ -226,19 +239,21 @@ class Handlers(pyfuse3.Operations):
             _log.exception("bug in a handler", operation="closed")
         return True
 
-    async def release_answered(self, fh: int, is_directory: bool) -> None:
-        """A directory or a file opened for reading is closed; the kernel has its answer."""
+    def closed_directory(self, fh: int) -> None:
+        """A directory is closed; the kernel has its answer."""
+        try:
+            self._fs.closed_directory(fh)
+        except Exception:  # noqa: BLE001 - a border, like boundary.guarded
+            _log.exception("bug in a handler", operation="closed_directory")
+
+    async def release_answered(self, fh: int) -> None:
+        """A file with locks that was opened for reading is closed; the kernel has its answer."""
         with suppress(pyfuse3.FUSEError):
-            await (self._end_directory(fh) if is_directory else self._end_reading(fh))
+            await self._end_reading(fh)
 
     @guarded_task(FUSE_FLUSH_DEADLINE_S)
     async def _end_reading(self, fh: int) -> None:
         await self._end_handle(fh, None)
-
-    @guarded_task()
-    async def _end_directory(self, fh: int) -> None:
-        self._directories.pop(fh, None)
-        await self._fs.releasedir(fh)
 
     async def release(self, fh: int) -> None:
         extra = lib.cairn_current
@@ -262,10 +277,7 @@ class Handlers(pyfuse3.Operations):
 
     @guarded()
     async def opendir(self, inode: int, ctx: Context) -> int:
-        ino, caller = self._from_kernel(inode), _caller(ctx)
-        handle = await self._fs.opendir(ino, caller)
-        self._directories[handle] = (ino, caller)
-        return handle
+        return await self._fs.opendir(self._from_kernel(inode), _caller(ctx))
 
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         await self._readdir(fh, start_id, token, lib.cairn_current.readdir_size)
@@ -295,9 +307,7 @@ class Handlers(pyfuse3.Operations):
 
     async def _list_dots(self, fh: int, start: int, token: pyfuse3.ReaddirToken) -> None:
         """The kernel takes no reference to "." and "..": only their numbers and type matter."""
-        ino, caller = self._directories[fh]
-        attr = (await self._fs.getattr(ino, caller)).attr
-        above = ino if attr is None or ino == self._fs.root_ino else attr.parent or ino
+        ino, above = await self._fs.parent_of(fh)
         for number, (name, target) in enumerate(((b".", ino), (b"..", above)), start=1):
             if number > start:
                 dot = Node(common_pb2.Attr(ino=target, mode=S_IFDIR), 0, 0)
@@ -305,7 +315,6 @@ class Handlers(pyfuse3.Operations):
 
     @guarded()
     async def releasedir(self, fh: int) -> None:
-        self._directories.pop(fh, None)
         await self._fs.releasedir(fh)
 
     @guarded(FUSE_FLUSH_DEADLINE_S)

@@ -39,10 +39,10 @@ class Later:
         """The same at the end of a mount, waiting for that, too."""
         await self._release(self._take())
 
-    def _take(self) -> list[tuple[bool, int]]:
-        """Returns open files with locks and (True) directories that are released."""
+    def _take(self) -> list[int]:
+        """Returns open files with locks that are released."""
         self._fs.take_absorbed()
-        released: list[tuple[bool, int]] = []
+        released: list[int] = []
         if self._draining:
             return released  # whoever is told of one thing may want to know of all
         self._draining = True
@@ -57,19 +57,23 @@ class Later:
                         handlers.opened(detail, number)
                     elif kind == lib.CAIRN_READ:
                         handlers.was_read(number, detail, length)
+                    elif kind == lib.CAIRN_OPENDIR:
+                        handlers.opened_directory(detail, number)
+                    elif kind == lib.CAIRN_LISTED:
+                        handlers.was_listed(number, detail)
                     elif kind == lib.CAIRN_RELEASEDIR:
-                        released.append((True, number))
+                        handlers.closed_directory(number)
                     elif not handlers.closed(number):
-                        released.append((False, number))
+                        released.append(number)
                 if forgotten:
                     handlers.forget(forgotten)
         finally:
             self._draining = False
         return released
 
-    async def _release(self, released: Sequence[tuple[bool, int]]) -> None:
-        for is_directory, handle in released:
-            await self._handlers.release_answered(handle, is_directory)
+    async def _release(self, released: Sequence[int]) -> None:
+        for handle in released:
+            await self._handlers.release_answered(handle)
 
 
 _later: Later | None = None

@@ -22,6 +22,14 @@ class Content(NamedTuple):
     checksums: Sequence[int]
 
 
+class Name(NamedTuple):
+    """An entry of a listing: its name, its inode (0: it is never told) and the type of that, as in a mode."""
+
+    name: bytes
+    ino: int
+    mode: int
+
+
 class Absorbed(NamedTuple):
     """A write that was answered without running Python."""
 
@@ -61,6 +69,32 @@ class Answers(Protocol):
 
         From then on each new entry is published (or withdrawn, which ends this) in the step that learns of
         it.
+        """
+        ...
+
+    def publish_listing(self, directory: int, above: int, listing: Sequence[Name]) -> None:
+        """All entries of a directory that are published, in the order of a listing; `above` is its parent.
+
+        From now on it may be opened and listed without the file system, which is told of that later
+        (`FileSystem.opened_directory`), until an entry comes or goes, or its attributes are withdrawn. Every
+        entry is told as published when it is told.
+        """
+        ...
+
+    def continue_listing(
+        self, handle: int, position: int, directory: int, above: int, page: Sequence[Name], *, ended: bool
+    ) -> bool:
+        """What an open directory lists from `position` on, which follows what was taken of it before.
+
+        At position 0 it begins anew. False: it was not taken, and will not be told. Entries that are not
+        published when it is their turn are left to `FileSystem.readdir`.
+        """
+        ...
+
+    def take_listing(self, handle: int, position: int) -> bytes | None:
+        """An open directory lists what `publish_listing` said: it does so no more. The name at `position`.
+
+        None if it lists something else; at position 0 all of that ends.
         """
         ...
 
@@ -162,6 +196,19 @@ class NoAnswers:
 
     def publish_complete(self, directory: int) -> None:
         """Ignored."""
+
+    def publish_listing(self, directory: int, above: int, listing: Sequence[Name]) -> None:
+        """Ignored."""
+
+    def continue_listing(
+        self, handle: int, position: int, directory: int, above: int, page: Sequence[Name], *, ended: bool
+    ) -> bool:
+        """Ignored."""
+        return False
+
+    def take_listing(self, handle: int, position: int) -> bytes | None:
+        """None."""
+        return None
 
     def withdraw_inode(self, ino: int) -> int:
         """0."""

@@ -21,16 +21,16 @@ from cairnfs.base.errors import CairnError
 from cairnfs.base.logs import get_logger
 from cairnfs.base.reserved import is_hidden
 from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
+from cairnfs.vfs.answers import Name
 from cairnfs.vfs.base import Part
 from cairnfs.vfs.inodes import Inode
 from cairnfs.vfs.interface import Listed, Node
+from cairnfs.vfs.state import NO_CALLER, PUBLISHED_ENTRIES_MAX
 
 log = get_logger(__name__)
 
 PAGE_ENTRIES = limits.READDIR_LIMIT_MAX
 AHEAD_ENTRIES = 4 * PAGE_ENTRIES  # a page is asked for before fewer are left
-
-Name = tuple[bytes, int, int]  # an entry: name, inode, mode (of which the type counts)
 
 
 @dataclass(slots=True, eq=False)
@@ -46,6 +46,7 @@ class DirectoryHandle:
     pages: list[tuple[int, bytes]] = field(
         default_factory=list[tuple[int, bytes]]
     )  # position; name before it
+    fresh: bool = False  # what was read last is published, so there is no need to tell it here
     arriving: trio.Event | None = None  # the next page is on its way
     epoch: int = -1  # of the inode when the listing began; still the same: the listing is complete
 
@@ -67,11 +68,21 @@ class DirectoryHandle:
         if offset >= self.first:
             return
         place = bisect_right(self.pages, offset, key=itemgetter(0)) - 1
+        if place < 0:  # what was before was listed by others, by whom it is forgotten
+            self.restart()
+            return
         del self.pages[place + 1 :]
         self.first = self.pages[place][0]
         self.listing = []
         self.end = False
         self.behind = b""
+
+    def resume(self, offset: int, after: bytes) -> None:
+        """Begin the window at a position whose name is known, of a listing that others began."""
+        self.restart()
+        self.first = offset
+        self.pages = [(offset, after)]
+        self.epoch = -1
 
     def append(self, page: Sequence[Name], *, behind: bytes, end: bool) -> None:
         """The next page has arrived; what lies far before it leaves the window."""
@@ -105,8 +116,35 @@ class DirectoryOps(Part):
         self.directories[handle] = DirectoryHandle(inode, caller)
         return handle
 
+    def opened_directory(self, ino: int, handle: int) -> None:
+        """See `FileSystem.opened_directory`."""
+        inode = self.state.inodes.get(ino)
+        inode.handles += 1
+        self.directories[handle] = DirectoryHandle(inode, NO_CALLER)
+        self.prefetcher.visited(inode, cold=False)
+
+    def was_listed(self, handle: int, offset: int) -> None:
+        """See `FileSystem.was_listed`."""
+        directory = self.directories.get(handle)
+        if directory is not None:
+            self._read_ahead(handle, directory, offset)
+
+    async def parent_of(self, handle: int) -> tuple[int, int]:
+        """The inode of an open directory, and the one above it."""
+        directory = self._directory(handle)
+        if directory.inode.attr is None:
+            await self.getattr(directory.inode.ino, directory.caller)
+        return directory.inode.ino, self.state.above(directory.inode)
+
+    async def getattr(self, ino: int, caller: pb.Caller) -> Node:
+        """The attributes of an inode."""
+        raise NotImplementedError
+
     def _directory(self, handle: int) -> DirectoryHandle:
         found = self.directories.get(handle)
+        if found is None:
+            self.state.answers.catch_up()
+            found = self.directories.get(handle)
         if found is None:
             raise CairnError(common.ERROR_CODE_INVALID, f"no open directory {handle}")
         return found
@@ -114,24 +152,32 @@ class DirectoryOps(Part):
     async def readdir(self, handle: int, offset: int, limit: int) -> Sequence[Listed]:
         """Up to `limit` entries from position `offset` on; empty at the end."""
         directory = self._directory(handle)
+        before = self.state.answers.take_listing(handle, offset)
+        if before is not None:
+            directory.resume(offset, before)
+        directory.fresh = False
         if offset == 0:
-            self._begin(directory)
+            self._begin(handle, directory)
             self.prefetcher.visited(directory.inode, cold=not directory.end)
         directory.seek(offset)
         while offset >= directory.last and not directory.end:
-            await self._next_page(directory)
-        ahead = directory.last - offset
-        if not directory.end and 0 < ahead < AHEAD_ENTRIES and directory.arriving is None:
-            self.state.spawn(self._page_ahead, directory)
+            await self._next_page(handle, directory)
+        self._read_ahead(handle, directory, offset)
+        # Of what is fresh the other entries are told without this program.
+        behind = min(offset + (1 if directory.fresh else limit), directory.last)
         listed: list[Listed] = []
-        start = max(offset - directory.first, 0)
-        for place, name in enumerate(directory.listing[start : start + limit], directory.first + start + 1):
-            entry = self._entry(directory.inode, name, place)
+        for place in range(max(offset, directory.first), behind):
+            entry = self._entry(directory.inode, directory.listing[place - directory.first], place + 1)
             if entry is not None:
                 listed.append(entry)
         if not listed and offset < directory.last:
-            return await self.readdir(handle, directory.last, limit)
+            return await self.readdir(handle, behind, limit)
         return listed
+
+    def _read_ahead(self, handle: int, directory: DirectoryHandle, offset: int) -> None:
+        ahead = directory.last - offset
+        if not directory.end and 0 < ahead < AHEAD_ENTRIES and directory.arriving is None:
+            self.state.spawn(self._page_ahead, handle, directory)
 
     def _entry(self, directory: Inode, entry: Name, place: int) -> Listed | None:
         """What the kernel is told of an entry, if it still exists and is not hidden."""
@@ -146,7 +192,7 @@ class DirectoryOps(Part):
             return Listed(name, Node(common.Attr(ino=ino, mode=mode), 0.0, 0.0), place, bare=True)
         return Listed(name, state.node(inode, directory, name), place)
 
-    def _begin(self, directory: DirectoryHandle) -> None:
+    def _begin(self, handle: int, directory: DirectoryHandle) -> None:
         directory.restart()
         inode = directory.inode
         directory.epoch = inode.epoch
@@ -159,30 +205,33 @@ class DirectoryOps(Part):
             child = self.state.inodes.find(ino)
             if child is None or child.attr is None or not self.state.leased(child):
                 return
-            known.append((name, ino, child.attr.mode))
+            known.append(Name(name, ino, child.attr.mode))
         known.sort()
         directory.listing = known
         directory.end = True
+        if len(known) <= PUBLISHED_ENTRIES_MAX:
+            self.state.publish_listing(inode)
+            self._publish(handle, directory, 0, known)
 
-    async def _next_page(self, directory: DirectoryHandle) -> None:
+    async def _next_page(self, handle: int, directory: DirectoryHandle) -> None:
         """Have the next page in the listing; wait for it if it has been asked for."""
         if directory.arriving is not None:
             await directory.arriving.wait()
             return
         arrived = directory.arriving = trio.Event()
         try:
-            await self._ask_for_page(directory)
+            await self._ask_for_page(handle, directory)
         finally:
             directory.arriving = None
             arrived.set()
 
-    async def _page_ahead(self, directory: DirectoryHandle) -> None:
+    async def _page_ahead(self, handle: int, directory: DirectoryHandle) -> None:
         try:
-            await self._next_page(directory)
+            await self._next_page(handle, directory)
         except CairnError as error:
             log.debug("listing ahead failed", ino=directory.inode.ino, error=str(error))
 
-    async def _ask_for_page(self, directory: DirectoryHandle) -> None:
+    async def _ask_for_page(self, handle: int, directory: DirectoryHandle) -> None:
         listing, inode, epoch = directory.listing, directory.inode, directory.epoch
         after = directory.next_page()
         bare = directory.last >= limits.LISTED_WITH_ATTRIBUTES_MAX
@@ -196,14 +245,26 @@ class DirectoryOps(Part):
         reply: pb.ReadDirReply = await self.state.session.call(op, directory.caller)
         if directory.listing is not listing:
             return  # rewound meanwhile
-        page = [(e.name, e.attr.ino, e.attr.mode) for e in reply.entries]
+        position, page = directory.last, [Name(e.name, e.attr.ino, e.attr.mode) for e in reply.entries]
         directory.append(page, behind=reply.behind, end=reply.end)
         if bare or not reply.leased or epoch != inode.epoch:
             directory.epoch = -1
+        else:
+            self.state.publish_entries(inode, reply.entries)
+            self._publish(handle, directory, position, page)
         if reply.end and directory.epoch == inode.epoch and self.state.entries_leased(inode):
             inode.complete = True
         if not bare:
             self.prefetcher.listed(inode, after, reply, directory.epoch)
+
+    def _publish(self, handle: int, directory: DirectoryHandle, position: int, page: Sequence[Name]) -> None:
+        """Have a page told without this program, as far as its entries are published."""
+        ino = directory.inode.ino
+        shown = [Name(name, 0 if is_hidden(ino, name) else child, mode) for name, child, mode in page]
+        above = self.state.above(directory.inode)
+        directory.fresh = self.state.answers.continue_listing(
+            handle, position, ino, above, shown, ended=directory.end
+        )
 
     def listed(self, entry: Listed) -> None:
         """The kernel took this entry, which counts as one lookup."""
@@ -212,6 +273,12 @@ class DirectoryOps(Part):
 
     async def releasedir(self, handle: int) -> None:
         """Close a directory."""
+        if handle not in self.directories:
+            self.state.answers.catch_up()
+        self.closed_directory(handle)
+
+    def closed_directory(self, handle: int) -> None:
+        """The same, at once."""
         directory = self.directories.pop(handle, None)
         if directory is not None:
             self.handle_gone(directory.inode)

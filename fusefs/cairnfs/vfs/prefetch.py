@@ -20,7 +20,7 @@ from cairnfs.vfs.extents import Extent
 from cairnfs.vfs.inodes import WRITE_LEASE, Inode
 from cairnfs.vfs.state import State
 from cairnfs.vfs.tasks import run_all
-from cairnfs.vfs.walks import PAUSE_S, DirectoryWalk, Entry, Page, TreeWalk
+from cairnfs.vfs.walks import MISSES_MIN, PAUSE_S, DirectoryWalk, Entry, Page, TreeWalk
 
 log = get_logger(__name__)
 
@@ -98,6 +98,8 @@ class Prefetcher:
             directory, walk = found
             walk.read_expected(inode.ino, now_s)
             self._content_used_s = now_s
+            self._tree.contents.used += walk.foretold
+            walk.foretold = False
         else:
             size_bytes = inode.attr.size if inode.attr is not None else 0
             if not 0 < size_bytes <= limits.PREFETCH_FILE_MAX_BYTES or self._at_hand(inode):
@@ -107,6 +109,7 @@ class Prefetcher:
                 return
             walk = found_walk
             walk.read_cold(inode.ino, size_bytes, now_s)
+            self._tree.contents.asked += walk.cold_reads == MISSES_MIN
         parent = self._state.inodes.find(directory)
         if parent is not None and walk.wants_contents:
             walk.fetching = True
@@ -115,8 +118,8 @@ class Prefetcher:
     @property
     def located_bytes(self) -> int:
         """Up to which size files should be located by listings that are asked for now; 0: none."""
-        now_s = self._state.clock.monotonic()
-        return limits.PREFETCH_FILE_MAX_BYTES if now_s - self._content_used_s <= PAUSE_S else 0
+        recently = self._state.clock.monotonic() - self._content_used_s <= PAUSE_S
+        return limits.PREFETCH_FILE_MAX_BYTES if recently and self._tree.contents.left else 0
 
     # ------------------------------------------------------------------ what is known
 
@@ -189,23 +192,12 @@ class Prefetcher:
         op = pb.ReadDir(ino=directory.ino, after=page.after, limit=page.limit, small_file_bytes=located_bytes)
         reply: pb.ReadDirReply = await self._state.session.call(op)
         sound = reply.leased and directory.epoch == epoch
-        if sound:
-            self._publish(directory, reply)
         walk.listed(page.after, _entries(reply.entries), end=reply.end, epoch=epoch if sound else -1)
         if walk.whole and walk.epoch == directory.epoch and self._state.entries_leased(directory):
             directory.complete = True
+        if sound and not (page.after == b"" and self._state.publish_listing(directory)):
+            self._state.publish_entries(directory, reply.entries)  # programs will look most of them up
         return reply
-
-    def _publish(self, directory: Inode, reply: pb.ReadDirReply) -> None:
-        """Programs will look most of these names up."""
-        if self._state.inodes.find(directory.ino) is not directory:
-            return  # forgotten meanwhile: nobody would withdraw them
-        for entry in reply.entries:
-            inode = self._state.inodes.find(entry.attr.ino)
-            if inode is not None and directory.entries.get(entry.name) == inode.ino:
-                self._state.publish(inode)
-                self._state.answers.publish_entry(directory.ino, entry.name, inode.ino)
-        directory.published = self._state.answers
 
     # ------------------------------------------------------------------ trees
 
@@ -255,6 +247,7 @@ class Prefetcher:
     def _start_contents(self, directory: Inode, walk: DirectoryWalk, now_s: float) -> None:
         """Fetch the first files of a directory when those of the ones before it were read, too."""
         if self.located_bytes and walk.listing and not walk.fetching and walk.expect_reads(now_s):
+            self._tree.contents.fetched += 1
             walk.fetching = True
             self._state.spawn(self._fetch_files, directory, walk, 0)
 

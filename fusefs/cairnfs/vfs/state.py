@@ -1,6 +1,6 @@
 """What all parts of one mounted file system share."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 
 import trio
@@ -10,9 +10,10 @@ from cairnfs.base.clock import Clock
 from cairnfs.base.errors import CairnError
 from cairnfs.base.kept import is_worth_keeping
 from cairnfs.base.logs import get_logger
+from cairnfs.base.reserved import is_hidden
 from cairnfs.client.interface import ChunkIO, MetadataSession
 from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
-from cairnfs.vfs.answers import Answers, NoAnswers
+from cairnfs.vfs.answers import Answers, Name, NoAnswers
 from cairnfs.vfs.chunk_cache import ChunkCache
 from cairnfs.vfs.inodes import NO_LEASE, WRITE_LEASE, Inode, InodeTable
 from cairnfs.vfs.interface import KernelNotifier, Node
@@ -130,19 +131,60 @@ class State:
         # While there is something unsent, only that it has no extended attributes is certain.
         self.answers.publish_inode(inode.attr, changing=inode.unsaved or bool(inode.absorbing))
 
+    def publish_entries(self, directory: Inode, entries: Iterable[pb.DirEntry]) -> None:
+        """The same for entries that a listing has just told of, and what they lead to."""
+        if self.inodes.find(directory.ino) is not directory:
+            return  # forgotten meanwhile: nobody would withdraw them
+        for entry in entries:
+            inode = self.inodes.find(entry.attr.ino)
+            if inode is not None and directory.entries.get(entry.name) == inode.ino:
+                self.publish(inode)
+                self.answers.publish_entry(directory.ino, entry.name, inode.ino)
+        directory.published = self.answers
+
+    def publish_listing(self, directory: Inode) -> bool:
+        """The same for all entries of a directory, in their order; False: it is not known as a whole."""
+        if not (self.entries_leased(directory) and self._may_publish_whole(directory)):
+            return False
+        listing: list[Name] = []
+        for name, ino in directory.entries.items():
+            if ino is None:
+                continue
+            inode = self.inodes.find(ino)
+            if inode is None or inode.attr is None:
+                return False
+            self.publish(inode)
+            listing.append(Name(name, 0 if is_hidden(directory.ino, name) else ino, inode.attr.mode))
+        listing.sort()
+        self.publish(directory)  # it is opened while its attributes are published
+        self._publish_whole(directory)
+        self.answers.publish_listing(directory.ino, self.above(directory), listing)
+        return True
+
     def publish_absence(self, directory: Inode) -> None:
         """The same for names that a directory which is known as a whole does not have."""
         if directory.lease == NO_LEASE or directory.published_epoch == directory.epoch:
             return
+        if self._may_publish_whole(directory):
+            self._publish_whole(directory)
+
+    def _may_publish_whole(self, directory: Inode) -> bool:
         if not directory.complete or len(directory.entries) > PUBLISHED_ENTRIES_MAX:
-            return
-        if self.inodes.find(directory.ino) is not directory:
-            return
+            return False
+        return self.inodes.find(directory.ino) is directory  # else nobody would withdraw it
+
+    def _publish_whole(self, directory: Inode) -> None:
         directory.published = self.answers
         directory.published_epoch = directory.epoch
         for name, ino in directory.entries.items():
             self.answers.publish_entry(directory.ino, name, ino)
         self.answers.publish_complete(directory.ino)
+
+    def above(self, directory: Inode) -> int:
+        """The inode that ".." leads to, as far as this mount shows it."""
+        if directory.ino == self.root_ino or directory.attr is None:
+            return directory.ino
+        return directory.attr.parent or directory.ino
 
     def attributes(self, inode: Inode) -> common.Attr:
         """Attributes with unsent writes in them."""

@@ -47,6 +47,11 @@ def _contents() -> Allowance:
     return Allowance(limits.PREFETCH_FIRST_BYTES, 4, 4, limits.PREFETCH_UNUSED_MAX_BYTES)
 
 
+def _read_directories() -> Allowance:
+    """Of directories whose files are fetched because those of others were read."""
+    return Allowance(4, 1, 2, limits.WALK_UNUSED_LISTINGS_MAX)
+
+
 @dataclass(slots=True, eq=False)
 class DirectoryWalk:
     """What is being done to one directory: its names are looked up, its small files are read.
@@ -63,6 +68,7 @@ class DirectoryWalk:
     paging: bool = False  # a page is on its way because names were looked up
     fetching: bool = False  # files are being fetched
     exhausted: bool = False  # there are no more small files in the listing
+    foretold: bool = False  # files are fetched because those of other directories were read; so far in vain
     names: Allowance = field(default_factory=_names)
     contents: Allowance = field(default_factory=_contents)
     cold_reads: int = 0
@@ -195,6 +201,7 @@ class DirectoryWalk:
         if self.contents.fetched or self.cold_reads >= MISSES_MIN:
             return False
         self.cold_reads = MISSES_MIN
+        self.foretold = True
         return True
 
     def _begin_reading(self, now_s: float) -> None:
@@ -257,6 +264,7 @@ class TreeWalk:
     directories: Allowance = field(
         default_factory=lambda: Allowance(8, 2, 4, limits.WALK_UNUSED_LISTINGS_MAX)
     )
+    contents: Allowance = field(default_factory=_read_directories)
     expected: set[int] = field(default_factory=set[int])  # listed ahead, not yet visited
     _visited_s: float = float("-inf")
     _last: int = 0
@@ -266,6 +274,7 @@ class TreeWalk:
         if now_s - self._visited_s > PAUSE_S:
             self.visits = 0
             self.directories.reset()
+            self.contents.reset()
             self.expected.clear()
         self._visited_s = now_s
         if ino == self._last:

@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
 #include <time.h>
 
@@ -16,6 +17,7 @@
 #define SECTOR_BYTES 512
 #define NAME_BYTES 255
 #define EVICTION_STEPS 64  /* buckets looked at for something to forget */
+#define HANDLES_FROM (1ull << 62)  /* of what is opened without Python, which counts its own from 1 */
 
 struct node {
     struct node *next;     /* in its bucket */
@@ -23,6 +25,7 @@ struct node {
     uint64_t lookups;      /* references that the kernel was given here, and Python has not been told of */
     uint64_t generation;   /* of the entries that are believed; 0: none are */
     uint64_t content;      /* generation of the pieces that are believed (contents.c); 0: none are */
+    struct listing *listing;  /* of a directory: its entries in order; NULL: not known (listings.c) */
     struct fuse_attr attr;
     bool known;            /* the attributes are believed */
     bool no_xattrs;        /* it is known to have no extended attribute of any name */
@@ -53,6 +56,15 @@ static struct {
 } book = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 cairn_counts cairn_answered;
+
+static void end_reference(struct listing *listing);
+
+/* Something was published or withdrawn that the listing does not tell. */
+static void forget_listing(struct node *directory)
+{
+    end_reference(directory->listing);
+    directory->listing = NULL;
+}
 
 /* ------------------------------------------------------------------ tables */
 
@@ -123,6 +135,7 @@ static void evict_nodes(void)
                 link = &node->next;
             } else {
                 *link = node->next;
+                forget_listing(node);
                 free(node);
                 book.node_count--;
             }
@@ -182,8 +195,10 @@ static void evict_entries(void)
                 link = &(*link)->next;
                 continue;
             }
-            if (believed)
+            if (believed) {
                 parent->complete = false;
+                forget_listing(parent);
+            }
             drop_entry(link);
         }
     }
@@ -193,7 +208,10 @@ static bool make_entry(struct node *parent, const char *name, size_t length, uin
 {
     struct entry **link = find_entry(parent->ino, name, length);
     struct entry *entry = *link;
+    bool believed = entry != NULL && entry->generation == parent->generation;
 
+    if ((believed ? entry->ino : 0) != ino)
+        forget_listing(parent);
     if (entry == NULL) {
         if (book.entry_count >= book.entries_max) {
             evict_entries();
@@ -269,8 +287,10 @@ void cairn_publish_entry(uint64_t parent, const char *name, size_t length, uint6
         if (node->generation == 0)
             node->generation = ++book.generation;
         node->used = true;
-        if (!make_entry(node, name, length, ino))
+        if (!make_entry(node, name, length, ino)) {
             node->complete = false;
+            forget_listing(node);
+        }
     }
     pthread_mutex_unlock(&book.lock);
 }
@@ -309,6 +329,7 @@ uint64_t cairn_withdraw_inode(uint64_t ino)
     if (node != NULL) {
         node->known = node->no_xattrs = false;
         node->content = 0;
+        forget_listing(node);  /* it says where ".." leads */
     }
     pthread_mutex_unlock(&book.lock);
     return lookups;
@@ -323,6 +344,7 @@ void cairn_withdraw_attributes(uint64_t ino)
     if (node != NULL) {
         node->known = false;
         node->content = 0;
+        forget_listing(node);
     }
     pthread_mutex_unlock(&book.lock);
 }
@@ -349,6 +371,7 @@ void cairn_withdraw_entry(uint64_t parent, const char *name, size_t length)
         struct entry **link = find_entry(parent, name, length);
 
         node->complete = false;
+        forget_listing(node);
         if (*link != NULL)
             drop_entry(link);
     }
@@ -364,6 +387,7 @@ void cairn_withdraw_directory(uint64_t directory)
     if (node != NULL) {
         node->generation = 0;
         node->complete = false;
+        forget_listing(node);
     }
     pthread_mutex_unlock(&book.lock);
 }
@@ -377,6 +401,7 @@ void cairn_clear(void)
 
             node->known = node->no_xattrs = node->complete = false;
             node->generation = node->content = 0;
+            forget_listing(node);
             if (node->lookups) {
                 link = &node->next;
             } else {

@@ -132,7 +132,7 @@ static bool keep_for_later(int kind, uint64_t id, uint64_t detail, uint64_t leng
         return false;
     channel.later[channel.later_count++] = (cairn_later){kind, id, detail, length};
     cairn_waiting_later = channel.later_count;
-    if (channel.later_count >= LATER_WAKE || kind == CAIRN_READ) {
+    if (channel.later_count >= LATER_WAKE || kind == CAIRN_READ || kind >= CAIRN_OPENDIR) {
         channel.later_due = true;
         wake_python();
     }
@@ -199,7 +199,8 @@ static bool answer_release(const struct fuse_in_header *in, const char *body, si
     return true;
 }
 
-static bool answer_listing(const struct fuse_in_header *in, const char *body, size_t length)
+/* The end of a listing that Python has told. */
+static bool answer_end(const struct fuse_in_header *in, const char *body, size_t length)
 {
     const struct fuse_read_in *asked = (const void *)body;
     struct pair **link;
@@ -246,6 +247,47 @@ static bool answer_open(const struct fuse_in_header *in, const char *body, size_
     return done;
 }
 
+static bool answer_opendir(const struct fuse_in_header *in)
+{
+    struct fuse_open_out out = {.fh = contents.next_handle};
+    bool done;
+
+    pthread_mutex_lock(&book.lock);
+    pthread_mutex_lock(&channel.lock);
+    done = may_list(in) && channel.later_count < LATER_MAX;
+    if (done) {
+        contents.next_handle++;
+        cairn_answered.open++;
+        if (reply(channel.fuse_fd, in->unique, 0, &out, sizeof(out)))
+            keep_for_later(CAIRN_OPENDIR, out.fh, in->nodeid, 0);
+    }
+    pthread_mutex_unlock(&channel.lock);
+    pthread_mutex_unlock(&book.lock);
+    return done;
+}
+
+static bool answer_readdir(const struct fuse_in_header *in, const char *body, size_t length)
+{
+    bool done, few = false;
+
+    pthread_mutex_lock(&channel.lock);
+    done = answer_end(in, body, length);
+    pthread_mutex_unlock(&channel.lock);
+    if (done)
+        return true;
+    pthread_mutex_lock(&book.lock);
+    done = answer_page(channel.fuse_fd, in, body, length, &few);
+    pthread_mutex_unlock(&book.lock);
+    if (few) {
+        const struct fuse_read_in *asked = (const void *)body;
+
+        pthread_mutex_lock(&channel.lock);
+        keep_for_later(CAIRN_LISTED, asked->fh, asked->offset, 0);
+        pthread_mutex_unlock(&channel.lock);
+    }
+    return done;
+}
+
 static bool absorbed(const struct fuse_in_header *in, const char *body, size_t length)
 {
     bool taken = absorb_write(channel.fuse_fd, in, body, length);
@@ -279,6 +321,14 @@ static bool dealt_with(const char *request, size_t size)
         return answer_read(channel.fuse_fd, in, body, length);
     case FUSE_WRITE:
         return absorbed(in, body, length);
+    case FUSE_OPENDIR:
+        return answer_opendir(in);
+    case FUSE_READDIRPLUS:
+        return answer_readdir(in, body, length);
+    case FUSE_RELEASEDIR:
+        if (length >= sizeof(struct fuse_release_in))
+            end_listing(((const struct fuse_release_in *)body)->fh);
+        break;
     case FUSE_IOCTL:
         return reply(channel.fuse_fd, in->unique, ENOTTY, NULL, 0);
     }
@@ -294,9 +344,6 @@ static bool dealt_with(const char *request, size_t size)
     case FUSE_RELEASE:
     case FUSE_RELEASEDIR:
         done = answer_release(in, body, length);
-        break;
-    case FUSE_READDIRPLUS:
-        done = answer_listing(in, body, length);
         break;
     case FUSE_SETLK:
     case FUSE_SETLKW:
@@ -417,6 +464,7 @@ static void stop_reading(void)
     remove_pairs(&channel.quiet);
     remove_pairs(&channel.lockers);
     remove_pairs(&channel.ends);
+    end_listings();
     close(channel.wake_fd);
     close(channel.stop_fd);
 }

@@ -27,7 +27,7 @@ _PREAMBLE = """
 #define MAX_TRANSFER (1 << 20)
 """
 # One translation unit, in this order.
-_SOURCES = ("crc32c.c", "answers.c", "contents.c", "writes.c", "channel.c", "supplement.c")
+_SOURCES = ("crc32c.c", "answers.c", "listings.c", "contents.c", "writes.c", "channel.c", "supplement.c")
 
 
 def _pkg_config(option: str) -> list[str]:

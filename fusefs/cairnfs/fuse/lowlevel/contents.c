@@ -6,8 +6,6 @@
  * Every byte that is given to the kernel has been checked against the CRC-32C of its 64 KiB in this very
  * read. What is wrong, or not in the page cache of the file that it lies in, is left to Python.
  */
-#include <sys/stat.h>
-
 #define SOURCES_MAX 2048
 #define PIECES_MASK 16383
 #define PIECE_SPAN_BITS 22         /* a piece lies within 4 MiB of its file */
@@ -15,7 +13,6 @@
 #define CHECKED_MAX (MAX_TRANSFER / CHECKED_BYTES + 2)
 #define RUN_TOLD_BYTES (128 * 1024)  /* shorter ones are not worth it */
 #define PIECES_LOOKED_AT 64        /* of one bucket */
-#define HANDLES_FROM (1ull << 62)  /* Python counts its own from 1 */
 
 struct source {
     int fd;

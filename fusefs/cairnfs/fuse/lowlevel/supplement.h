@@ -47,6 +47,18 @@ uint64_t cairn_take_lookups(uint64_t ino);
 void cairn_clear(void);
 void cairn_trust_until(int64_t boottime_ns);
 
+/* Listings (listings.c): names, each followed by a zero but the last, with the inodes (0: never told) and modes of
+ * `count` entries in order. The first is of a whole directory, as long as no entry comes or goes. The second is
+ * of one open directory, from a position on at which what was taken of it before ends (0: it begins); returns
+ * whether it was taken. The third ends what an open directory lists because of the first, or lists at all if
+ * it begins anew; returns whether it has put the name before that position at `name`. */
+void cairn_publish_listing(uint64_t directory, uint64_t above, const char *names, size_t size,
+                           const uint64_t *inos, const uint32_t *modes, size_t count);
+int cairn_continue_listing(uint64_t handle, uint64_t position, int ended, uint64_t directory, uint64_t above,
+                           const char *names, size_t size, const uint64_t *inos, const uint32_t *modes,
+                           size_t count);
+int cairn_take_listing(uint64_t handle, uint64_t position, char *name, size_t room);
+
 /* Contents (contents.c). A loan is a file descriptor, duplicated, by a number; 0: there is no room. A content is a
  * range of a file within a chunk, which lies at a position of the file lent; checksums are the CRC-32C of each
  * 64 KiB of the chunk. */
@@ -60,11 +72,12 @@ int cairn_publish_content(const cairn_content *from, const uint32_t *checksums, 
 uint32_t cairn_crc32c(const void *data, size_t size);
 
 /* What Python has to hear of requests that it need not answer, kept in order until it has time (channel.c). */
-enum { CAIRN_FORGET = 1, CAIRN_RELEASE = 2, CAIRN_RELEASEDIR = 3, CAIRN_OPEN = 4, CAIRN_READ = 5 };
+enum { CAIRN_FORGET = 1, CAIRN_RELEASE = 2, CAIRN_RELEASEDIR = 3, CAIRN_OPEN = 4, CAIRN_READ = 5,
+       CAIRN_OPENDIR = 6, CAIRN_LISTED = 7 };
 typedef struct {
     uint64_t kind;
     uint64_t id;           /* inode or handle */
-    uint64_t detail;       /* of a forget how many references, of an open the inode, of a read its offset */
+    uint64_t detail;       /* of a forget how many references, of an open the inode, of a read or listing its offset */
     uint64_t length;       /* of a read */
 } cairn_later;
 extern volatile unsigned cairn_waiting_later;
