@@ -162,6 +162,17 @@ def test_a_mostly_dead_pack_is_compacted(tmp_path: Path) -> None:
     store.close()
 
 
+def test_nothing_is_left_on_the_disk_of_what_was_deleted(tmp_path: Path) -> None:
+    store = LocalChunkStore(tmp_path)
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    stored = [put(store, content(size, size)) for size in (1, SMALL, 65_536, LARGE, 1_000_000)]
+    store.delete(stored, store.seq, store.boot)
+    store.maintain()
+    assert store.usage().used_bytes == 0
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == before
+    store.close()
+
+
 def test_a_crash_between_the_halves_of_a_compaction_loses_nothing(tmp_path: Path) -> None:
     store = LocalChunkStore(tmp_path)
     chunks = [put(store, content(SMALL, seed)) for seed in range(4)]
@@ -433,15 +444,4 @@ def test_a_file_system_that_cannot_write_past_its_cache(
     monkeypatch.setattr(os, "open", refuse)
     store = LocalChunkStore(tmp_path)
     assert store.verify(put_past_the_page_cache(store, content(LARGE), [])) == LARGE
-    store.close()
-
-
-def test_nothing_is_left_on_the_disk_of_what_was_deleted(tmp_path: Path) -> None:
-    store = LocalChunkStore(tmp_path)
-    before = {path for path in tmp_path.rglob("*") if path.is_file()}
-    stored = [put(store, content(size, size)) for size in (1, SMALL, 65_536, LARGE, 1_000_000)]
-    store.delete(stored, store.seq, store.boot)
-    store.maintain()
-    assert store.usage().used_bytes == 0
-    assert {path for path in tmp_path.rglob("*") if path.is_file()} == before
     store.close()
