@@ -24,6 +24,7 @@ ANNOUNCED: Final = frozenset(
         # of coordinators
         "replica is corrupt",
         "replica is missing",
+        "no good replica is left",  # the other one is on a datanode that is down
         "disk of a datanode",
         "datanode changed state",
         "commit_failed",  # the database was killed

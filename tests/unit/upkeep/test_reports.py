@@ -143,6 +143,29 @@ def test_the_next_coordinator_learns_of_bad_copies_that_the_one_before_was_told_
         assert len(record.nodes) == 2
 
 
+@pytest.mark.announces_warnings("replica is corrupt", "no good replica is left", "datanode changed state")
+def test_a_bad_copy_goes_when_the_node_with_the_good_one_is_back() -> None:
+    cluster = Cluster(nodes=2, grace_s=10)
+    chunk = cluster.write("chunk", [1, 2])
+    good, bad = cluster.nodes[1], cluster.nodes[2]
+    good.up = False
+    cluster.run(60)
+    bad.damaged = bad.known_bad = {chunk}
+    cluster.report(bad)
+    cluster.step()
+    record = cluster.record(chunk)
+    assert record is not None
+    assert 2 in record.nodes
+    good.up = True
+    cluster.run(5)
+    cluster.report(bad)
+    cluster.run(60)
+    record = cluster.record(chunk)
+    assert record is not None
+    assert not bad.damaged
+    assert len(set(record.nodes) & cluster.holders(chunk)) == 2
+
+
 def test_reports_longer_than_one_step_are_reconciled_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cairnfs.base.limits.SCAN_STEP_CHUNKS", 3)
     cluster = Cluster(grace_s=5)

@@ -200,9 +200,10 @@ class Reconciliation:
 
     def _judge_damaged(self, chunk_id: bytes, record: ChunkRecord) -> None:
         """The coordinator before may have been told, and this one not: it is no replica, and goes."""
-        if not self._parts.doubts.is_bad(self._node, chunk_id):
+        recorded = self._node in record.nodes  # it could not be dropped while nobody else was there
+        if recorded or not self._parts.doubts.is_bad(self._node, chunk_id):
             self._parts.doubts.found_bad(chunk_id, self._node)
-        if self._node not in record.nodes:
+        if not recorded:
             self._unknown.append(chunk_id)
 
     def _judge_leaving(self, chunk_id: bytes, record: ChunkRecord) -> None:
