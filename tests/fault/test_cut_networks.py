@@ -139,8 +139,8 @@ def test_a_client_that_was_cut_off_shows_nothing_old_and_tells_what_it_lost(grou
     assert (one.path / "shown").read_bytes() == b"old"
     held = (one.path / "held").open("wb", buffering=0)
     os.fsync(held.fileno())
-    ground.network.cut("mount-1", "coordinator")
     held.write(b"unsent")
+    ground.network.cut("mount-1", "coordinator")
     written(two, "shown", b"new")  # waits until the other one has lost its lease
     reading = Reading(one.path / "shown")
     ground.network.mend()
