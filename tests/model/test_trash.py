@@ -262,6 +262,31 @@ async def test_a_tree_that_was_removed_comes_back_on_all_mounts(
         assert await other.listdir("/d/e") == ["f", "new"]
 
 
+@pytest.mark.parametrize("looks", [False, True])
+async def test_a_tree_that_is_restored_at_once_is_whole_on_all_mounts(
+    looks: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with mounted(2) as (rig, [mount, other]):
+        await mount.mkdir("/d")
+        for number in range(5):
+            await mount.write(f"/d/{number}", 0, b"%d" % number)
+        if looks:
+            assert len(await other.listdir("/d")) == 5
+        for number in range(5):
+            await mount.unlink(f"/d/{number}")
+        await mount.rmdir("/d")
+        names = sorted(await mount.listdir(TRASH), key=lambda name: not name.endswith("d"))
+        if looks:  # at the directory, which is empty
+            assert await other.listdir(f"{TRASH}/{names[0]}") == []
+            assert await mount.listdir(f"{TRASH}/{names[0]}") == []
+        answer, answered = trio.open_memory_channel[pb.ChangeTrashReply](1)
+        rig.change_trash(pb.ChangeTrashRequest(names=[name.encode() for name in names]), answer.send_nowait)
+        assert [one.error for one in (await answered.receive()).results] == [0] * 6
+        for kernel in (mount, other):
+            assert await kernel.listdir("/d") == ["0", "1", "2", "3", "4"]
+            assert await kernel.read("/d/3") == b"3"
+
+
 async def test_a_policy_that_ends_loses_nothing_that_is_open(autojump_clock: trio.testing.MockClock) -> None:
     """A mount that is told late takes a file for kept that the coordinator does not keep."""
     async with mounted(1) as (rig, [mount]):

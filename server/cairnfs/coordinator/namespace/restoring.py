@@ -51,10 +51,10 @@ def plan(txn: ReadTransaction, entry: bytes, to: str, caller: pb2.Caller) -> lis
 
 
 def footprint(moves: list[Move]) -> Footprint:
-    """What these moves change."""
-    restored = {move.ino for move in moves}
-    touches = [Touch(move.parent, names=(move.name,)) for move in moves if move.parent not in restored]
-    return Footprint((*touches, *(Touch(ino, attributes_only=True) for ino in sorted(restored))))
+    """What these moves change. Restored directories get entries, too: nobody may know them as empty."""
+    *directories, last = [move.ino for move in moves]
+    touches = [Touch(move.parent, names=(move.name,)) for move in moves if move.parent not in directories]
+    return Footprint((*touches, *map(Touch, directories), Touch(last, attributes_only=True)))
 
 
 def apply(txn: Transaction, moves: list[Move], env: Env) -> None:
