@@ -184,6 +184,14 @@ class DirtyFile:
         self.size_bytes -= freed
         return freed
 
+    def abandon(self) -> int:
+        """Forget everything, also what is being sent: it comes to nothing. Returns bytes freed."""
+        freed = self.size_bytes
+        self.unsent.clear()
+        self.sending.clear()
+        self.size_bytes = 0
+        return freed
+
     def cut(self, end: int) -> int:
         """Forget unsent bytes from offset `end` on; returns bytes freed."""
         freed = 0

@@ -106,10 +106,12 @@ class Events:
     def holdings(self) -> Holdings:
         """What a reconnecting session reclaims."""
         held = Holdings(locks=self._state.locks.held())
+        unanswered = self._recalls.unanswered()
         for inode in self._state.inodes:
-            if inode.lease == WRITE_LEASE:
+            lease = max(inode.lease, unanswered.get(inode.ino, NO_LEASE))
+            if lease == WRITE_LEASE:
                 held.write_leases.append(inode.ino)
-            elif inode.lease == READ_LEASE:
+            elif lease == READ_LEASE:
                 held.read_leases.append(inode.ino)
             if inode.handles:
                 inode.registered = True

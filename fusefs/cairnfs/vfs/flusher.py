@@ -179,7 +179,7 @@ class Flusher:
         """Unsent bytes cannot be saved: forget them, and let the file's next call report it."""
         inode.error = error
         inode.pending.clear()
-        self.discard(inode)
+        self._freed(inode.dirty.abandon())
 
     def forget(self, inode: Inode) -> None:
         """The file is gone: nothing of it is to be sent."""

@@ -22,16 +22,31 @@ class Recalls:
         self._state = state
         self._flusher = flusher
         self._local = local
+        self._unanswered: list[dict[int, int]] = []  # of each recall: inodes, and what leases they had
+
+    def unanswered(self) -> dict[int, int]:
+        """Inodes and the leases they had when recalls that are not answered yet came for them.
+
+        Another coordinator must not take them for free: bytes may be unsent, or the kernel not told yet.
+        """
+        held: dict[int, int] = {}
+        for leases in self._unanswered:
+            for ino, lease in leases.items():
+                held[ino] = max(lease, held.get(ino, NO_LEASE))
+        return held
 
     def begin(self, recall: pb.Recall) -> None:
         """Forget what is recalled, in the step that received it, and start the rest."""
         self._take_absorbed(item.ino for item in recall.items)
         work: list[tuple[Inode, pb.RecallItem, list[bytes]]] = []
+        leases: dict[int, int] = {}
         for item in recall.items:
             inode = self._state.inodes.find(item.ino)
             if inode is not None:
+                leases[item.ino] = inode.lease
                 work.append((inode, item, self._forget(inode, item)))
-        self._state.spawn(self._finish, recall.id, work)
+        self._unanswered.append(leases)
+        self._state.spawn(self._finish, recall.id, work, leases)
 
     def _take_absorbed(self, inos: Iterable[int]) -> None:
         """Let no more be written to these inodes without Python, and know what was."""
@@ -59,13 +74,16 @@ class Recalls:
             inode.forget_attributes()
         return []
 
-    async def _finish(self, recall_id: int, work: list[tuple[Inode, pb.RecallItem, list[bytes]]]) -> None:
+    async def _finish(
+        self, recall_id: int, work: list[tuple[Inode, pb.RecallItem, list[bytes]]], leases: dict[int, int]
+    ) -> None:
         async with trio.open_nursery() as nursery:
             for inode, item, names in work:
                 nursery.start_soon(self._give_up, inode, item, names)
         opened = [inode for inode, _, _ in work if inode.handles]
         for inode in opened:
             inode.registered = True
+        self._unanswered = [others for others in self._unanswered if others is not leases]
         self._state.session.recall_done(
             recall_id,
             [inode.ino for inode in opened],
@@ -113,6 +131,7 @@ class Recalls:
     def session_lost(self) -> None:
         """The session was fenced: unsent writes of it cannot be saved any more, and locks are gone."""
         error = CairnError(common.ERROR_CODE_SESSION_FENCED, "the session had ended")
+        self._state.sessions_lost += 1
         self._take_absorbed([inode.ino for inode in self._state.inodes])
         self._state.locks.clear()
         self._local.numbers.forget()

@@ -25,10 +25,14 @@ Part = tuple[int, int, int, int]  # chunk index, chunk offset, file offset, leng
 
 @dataclass(slots=True)
 class Content:
-    """Dirty blocks of one file as chunks, and where their parts go in the file."""
+    """Dirty blocks of one file as chunks, and where their parts go in the file.
+
+    `session` is how many sessions had been lost when they were written.
+    """
 
     chunks: list[bytes]
     parts: list[Part]
+    session: int = 0
 
 
 @dataclass(slots=True)
@@ -78,8 +82,11 @@ class Sender:
     async def send(self, taken: Taken) -> dict[Inode, CairnError]:
         """Store the chunks of all files together, then commit each file; returns who failed, and why."""
         contents = [cut(blocks) for _, blocks in taken]
+        for content in contents:
+            content.session = self._state.sessions_lost
         try:
             stored = await self._state.chunks.store([c for content in contents for c in content.chunks])
+            self._check_session(contents[0])
         except CairnError as error:
             return {inode: error for inode, _ in taken}
         errors: dict[Inode, CairnError] = {}
@@ -98,6 +105,11 @@ class Sender:
         await self._settle(journaled, errors)
         await run_all(others)
         return errors
+
+    def _check_session(self, content: Content) -> None:
+        """Bytes of a session that ended are lost, and reported: others may have written the file since."""
+        if content.session != self._state.sessions_lost:
+            raise CairnError(common.ERROR_CODE_SESSION_FENCED, "the session ended before this was saved")
 
     def _keep_small(self, content: Content, stored: list[pb.StoredChunk]) -> None:
         """Small chunks are merged soon; fetching them for that would cost more than keeping them."""
@@ -165,6 +177,7 @@ class Sender:
                 stored = await self._state.chunks.store(content.chunks)
             try:
                 for part in _portions(content.parts):
+                    self._check_session(content)
                     await self._commit_with_room(inode, part, stored)
             except CairnError as error:
                 if error.code != common.ERROR_CODE_CHUNK_GONE or attempt == GONE_RETRIES - 1:

@@ -65,6 +65,7 @@ class State:
     locks: LockTable = field(default_factory=LockTable)
     files: dict[int, FileHandle] = field(default_factory=dict[int, FileHandle])
     low_space: bool = False
+    sessions_lost: int = 0  # sessions of this mount that the coordinator has ended
     trash_realms: frozenset[int] = frozenset()  # what is removed there goes into the trash
     root_ino: int = limits.ROOT_INO
     dirty_bytes: int = 0
