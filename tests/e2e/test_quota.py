@@ -1,4 +1,4 @@
-"""Policies on a running cluster: EDQUOT at the call, df of a mounted directory, trash, the commands."""
+"""Policies, trash and snapshots on a running cluster: what calls answer, what mounts see, the commands."""
 
 import errno
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cairnfs.client import admin
-from tests.cluster.shared import Pair, eventually, pair, run
+from tests.cluster.shared import Pair, eventually, pair, run, same
 
 MIB = 1 << 20
 
@@ -22,7 +22,7 @@ def mounts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
         yield found
 
 
-def failure_of(call: Callable[[], None]) -> int | None:
+def failure_of(call: Callable[[], object]) -> int | None:
     """The errno of what the call raises; None when it succeeds."""
     try:
         call()
@@ -142,4 +142,63 @@ def test_what_was_removed_is_in_the_trash_and_comes_back(mounts: Pair) -> None:
     run(sys.executable, "-m", "cairnfs.cli", "trash", "empty", project)
     assert os.listdir(two / ".trash") == []
     report = admin.fsck(mounts.cluster.coordinator.address)
+    assert not [text for text in report.problems if "over-replicated" not in text]
+
+
+def test_a_directory_comes_back_as_it_was(mounts: Pair, tmp_path: Path) -> None:
+    home, elsewhere = mounts.one.path / "home", mounts.two.path / "home"
+    before = admin.status(mounts.cluster.coordinator.address).inodes
+    (home / "deep").mkdir(parents=True)
+    (home / "large").write_bytes(os.urandom(9 * MIB))
+    (home / "deep" / "small").write_bytes(b"small")
+    os.link(home / "deep" / "small", home / "linked")
+    os.symlink("deep/small", home / "link")
+    os.mkfifo(home / "pipe")
+    os.setxattr(home / "deep", b"user.colour", b"green")
+    with (home / "open").open("wb", buffering=0) as file:  # neither synced nor closed
+        file.write(b"unsent")
+        run("cp", "-a", f"{home}/.", tmp_path)
+        made = run(sys.executable, "-m", "cairnfs.cli", "snapshot", "create", home, "first")
+        assert made.startswith(f"snapshot first of {home}: 7 inodes, 9.0 MiB shared")
+        file.write(b" more")
+    (elsewhere / "large").write_bytes(b"replaced")
+    (elsewhere / "deep" / "small").unlink()
+    (elsewhere / "new").touch()
+    kept = elsewhere / ".snap" / "first"
+    same(kept, tmp_path)
+    assert ".snap" not in os.listdir(elsewhere)
+    assert (kept / "linked").stat().st_ino == (kept / "deep" / "small").stat().st_ino
+    for call in (
+        lambda: (kept / "new").touch(),
+        lambda: (kept / "open").open("ab"),
+        lambda: os.chmod(kept / "open", 0o600),
+        lambda: os.truncate(kept / "open", 0),
+        lambda: os.utime(kept / "open"),
+        lambda: os.setxattr(kept, b"user.a", b"b"),
+        lambda: os.rename(kept / "open", kept / "other"),
+        lambda: os.rename(kept, elsewhere / ".snap" / "other"),
+        lambda: (kept / "open").unlink(),
+        lambda: (kept / "deep").rmdir(),
+        lambda: kept.rmdir(),
+    ):
+        assert failure_of(call) == errno.EROFS
+    assert failure_of((elsewhere / "deep" / ".snap").mkdir) == errno.EPERM
+    run(sys.executable, "-m", "cairnfs.cli", "clone", kept, mounts.one.path / "back")
+    same(mounts.two.path / "back", tmp_path)
+    (mounts.two.path / "back" / "large").write_bytes(b"changed")
+    same(kept, tmp_path)
+    address = mounts.cluster.coordinator.address
+    assert [(one.name, one.state) for one in admin.list_snapshots(address, "/home")] == [(b"first", 0)]
+    run("rm", "-rf", mounts.one.path / "back")
+    for entry in elsewhere.iterdir():
+        run("rm", "-rf", entry)
+    assert failure_of(elsewhere.rmdir) == errno.ENOTEMPTY
+    same(kept, tmp_path)
+    with (kept / "large").open("rb") as held:
+        assert admin.delete_snapshot(address, "/home", b"first").inodes == 7
+        assert not kept.exists()
+        assert held.read() == (tmp_path / "large").read_bytes()
+    elsewhere.rmdir()
+    eventually(lambda: admin.status(address).inodes <= before, "the end of what was removed")
+    report = admin.fsck(address)
     assert not [text for text in report.problems if "over-replicated" not in text]

@@ -57,7 +57,7 @@ def list_all(path: str = PATH, json: bool = JSON) -> int:
     if json:
         print_json({"snapshots": found})
         return 0
-    rows = [[one["name"], one["made"] or "-", _state(one)] for one in found]
+    rows = [[_shown_name(one["name"]), one["made"] or "-", _state(one)] for one in found]
     print_table(["name", "made", "state"], rows)
     return 0
 
@@ -124,6 +124,10 @@ def _tell(made: "TreeProgress", what: str, json: bool) -> int:
 def _described(one: "SnapshotReport") -> dict[str, Any]:
     made = datetime.fromtimestamp(one.made_ms / 1_000, UTC).isoformat(" ", "seconds") if one.made_ms else ""
     return {**plain(one), "name": os.fsdecode(one.name), "made": made}
+
+
+def _shown_name(name: str) -> str:
+    return os.fsencode(name).decode(errors="replace")
 
 
 def _state(one: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 import trio
+import trio.lowlevel
 import trio.testing
 
 from cairnfs.base.errors import CairnError
@@ -210,4 +211,92 @@ async def test_a_deleted_snapshot_gives_everything_back(
         assert rig.engine.read(lambda txn: usage.read(txn, SNAPSHOTS_REALM)) == usage.NOTHING
         assert rig.engine.read(tree_jobs.scan) == []
         assert (await delete(rig, "/top", b"s")).error == common.ERROR_CODE_NOT_FOUND
+    assert rig.faults() == []
+
+
+async def test_a_clone_is_a_tree_of_its_own(rig: Rig, autojump_clock: trio.testing.MockClock) -> None:
+    async with rig.mount() as one, rig.mount() as two:
+        fs = one.fs
+        top = await directory(fs, b"top")
+        sub = await directory(fs, b"sub", top)
+        linked = await file(fs, top, b"a", b"linked")
+        await fs.link(linked, sub, b"b", ROOT)
+        await fs.symlink(sub, b"link", b"../a", ROOT)
+        await fs.mknod(sub, b"pipe", stat.S_IFIFO | 0o600, 0, ROOT)
+        await fs.setxattr(sub, b"user.colour", b"green", 0, ROOT)
+        await fs.setattr(sub, SetAttributes(mode=0o2750, uid=7, gid=8, mtime_ns=1_000), None, ROOT)
+        _, sparse = await opened(fs, top, b"sparse", b"x")
+        await fs.write(sparse, 3 * BLOCK_BYTES, b"y")
+        await fs.release(sparse, None)
+        assert not (await snapshot(rig, "/top", b"s")).error
+        await fs.unlink(sub, b"link", ROOT)
+        made = await clone(rig, "/top/.snap/s", "/top/copy")
+        assert (made.done, made.inodes) == (True, 6)
+        assert (await clone(rig, "/top", "/top/copy")).error == common.ERROR_CODE_EXISTS
+        other = two.fs
+        copy = await find(other, b"top/copy")
+        attr = (await other.getattr(await find(other, b"top/copy/sub"), ROOT)).attr
+        assert attr is not None
+        assert (attr.mode, attr.uid, attr.gid, attr.mtime_ns) == (stat.S_IFDIR | 0o2750, 7, 8, 1_000)
+        assert await other.getxattr(attr.ino, b"user.colour", ROOT) == b"green"
+        assert await other.readlink(await find(other, b"top/copy/sub/link"), ROOT) == b"../a"
+        assert await find(other, b"top/copy/a") == await find(other, b"top/copy/sub/b") != linked
+        whole = await content(other, b"top/copy/sparse")
+        assert whole == b"x" + bytes(3 * BLOCK_BYTES - 1) + b"y"
+        await file(other, copy, b"new", b"new")
+        await other.unlink(copy, b"a", ROOT)
+        assert await content(other, b"top/copy/sub/b") == b"linked"
+        assert await content(fs, b"top/a") == b"linked"
+        assert (await clone(rig, "/top/a", "/single")).inodes == 1
+        assert await content(fs, b"single") == b"linked"
+    assert rig.faults() == []
+
+
+async def test_who_writes_on_and_on_does_not_hold_a_snapshot_up(
+    rig: Rig, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with rig.mount() as one, rig.mount() as two:
+        top = await directory(one.fs, b"top")
+        _, handle = await opened(one.fs, top, b"f", b"start")
+        made: list[pb.TreeProgress] = []
+        async with trio.open_nursery() as nursery:
+
+            async def write_on() -> None:
+                position = 5
+                while True:
+                    await one.fs.write(handle, position, b"x" * 100)
+                    position += 100
+                    await trio.lowlevel.checkpoint()
+
+            nursery.start_soon(write_on)
+            await one.fs.write(handle, 0, b"begin")
+            made.append(await snapshot(rig, "/top", b"s"))
+            nursery.cancel_scope.cancel()
+        assert made[0].done
+        assert (await content(two.fs, b"top/.snap/s/f"))[:5] == b"begin"
+        await one.fs.release(handle, None)
+    assert rig.faults() == []
+
+
+@pytest.mark.announces_warnings("copy_of_tree_given_up", "lost the coordinator")
+async def test_a_coordinator_that_dies_while_copying_leaves_nothing_of_it(
+    rig: Rig, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with rig.mount() as one:
+        top = await directory(one.fs, b"top")
+        for number in range(600):  # more than one transaction makes
+            await file(one.fs, top, b"%d" % number, b"content %d" % (number % 7))
+        told = Told()
+        rig._apply(rig.conductor.make_snapshot(pb.MakeSnapshotRequest(path="/top", name=b"s"), told))
+        with trio.fail_after(60):
+            while not any(job.steps for _, job in rig.engine.read(tree_jobs.scan)):
+                await trio.lowlevel.checkpoint()
+        rig.restart()
+        await trio.sleep(60)
+        assert rig.engine.read(tree_jobs.scan) == []
+        assert references(rig) == 600
+        assert rig.engine.read(usage.read).inodes == 602
+        made = await snapshot(rig, "/top", b"s")
+        assert (made.done, made.inodes) == (True, 601)
+        assert await content(one.fs, b"top/.snap/s/599") == b"content 4"
     assert rig.faults() == []

@@ -35,7 +35,6 @@ from cairnfs.coordinator.conductor.endings import Endings
 from cairnfs.coordinator.conductor.flushes import Flushes
 from cairnfs.coordinator.conductor.grants import Grants
 from cairnfs.coordinator.conductor.locking import Locking
-from cairnfs.coordinator.conductor.mending import Mending
 from cairnfs.coordinator.conductor.mutations import Mutations
 from cairnfs.coordinator.conductor.opens import Opens
 from cairnfs.coordinator.conductor.orphans import Orphans
@@ -47,7 +46,7 @@ from cairnfs.coordinator.conductor.trees import OpenView, Tell, Trees
 from cairnfs.coordinator.conductor.upgrades import Upgrades
 from cairnfs.coordinator.leases import NONE, READ, WRITE
 from cairnfs.coordinator.namespace.mends import Mend
-from cairnfs.coordinator.namespace.operation import OperationSpec
+from cairnfs.coordinator.namespace.operation import Footprint, OperationSpec, Touch
 from cairnfs.coordinator.recalls import is_whole, wake
 from cairnfs.coordinator.sessions import Session
 from cairnfs.engine.interface import Outcome
@@ -89,7 +88,6 @@ class Conductor:
         self._opens = Opens(self.context, grants)
         self._reads = Reads(self.context, grants)
         self._mutations = Mutations(self.context, grants, self._opens, self.orphans)
-        self._mending = Mending(self.context)
         self._batches = Batches(self.context, self.orphans)
         self._locking = Locking(self.context)
         self._flushes = Flushes(self.context)
@@ -97,7 +95,7 @@ class Conductor:
         self._arrivals = Arrivals(
             self.context, self._locking, self._flushes, self._connections.__contains__, self._attach
         )
-        chores = Chores(self.context)
+        self._chores = chores = Chores(self.context)
         self.realms: Final = Realms(self.context, chores)
         self.trash: Final = Trash(self.context, chores, self.orphans)
         self.trees: Final = Trees(
@@ -203,11 +201,15 @@ class Conductor:
     def mend(self, mend: Mend, done: Done) -> Effects:
         """Repair one finding of fsck; `done` gets the outcome."""
 
-        def mended(outcome: Outcome) -> None:
+        def mended(value: Any, error: Exception | None) -> None:
             self.realms.refresh()  # it may have been one that was mended
-            done(outcome)
+            done(Outcome(value, error))
 
-        self._mending.start(mend, mended)
+        self._chores.start(
+            lambda _txn: Footprint(tuple(map(Touch, mend.touches))),
+            lambda txn, env: mend.apply(txn, env.now_ns),
+            mended,
+        )
         return self.context.take_effects()
 
     def look_for_orphans(self) -> Effects:
