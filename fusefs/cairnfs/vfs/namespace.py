@@ -29,23 +29,35 @@ class NamespaceOps(Part):
             raise CairnError(common.ERROR_CODE_NAME_TOO_LONG)
         state = self.state
         directory = state.inodes.get(parent)
-        if state.entries_leased(directory):
-            ino = directory.entries.get(name, 0)
-            if ino is None or (ino == 0 and directory.complete):
-                state.publish_absence(directory)
-                return self._absent(directory, name)
-            inode = state.inodes.find(ino) if ino else None
-            if inode is not None and state.leased(inode):
-                return self._referenced(inode, directory, name)
-        self.prefetcher.missed(directory, name)
+        known = self._look_up_here(directory, name)
+        if known is None:
+            self.prefetcher.missed(directory, name)
+            if await self.prefetcher.listed_ahead(directory):
+                known = self._look_up_here(directory, name)
+        if known is not None:
+            return known
         try:
             reply: pb.EntryReply = await state.session.call(pb.Lookup(parent=parent, name=name), caller)
         except CairnError as error:
             if error.code != common.ERROR_CODE_NOT_FOUND:
                 raise
-            known = state.entries_leased(directory) and directory.entries.get(name, 0) is None
-            return Node(None, KERNEL_TIMEOUT_S if known else 0.0, 0.0)
+            cached = state.entries_leased(directory) and directory.entries.get(name, 0) is None
+            return Node(None, KERNEL_TIMEOUT_S if cached else 0.0, 0.0)
         return self._referenced(state.inodes.get(reply.attr.ino), directory, name)
+
+    def _look_up_here(self, directory: Inode, name: bytes) -> Node | None:
+        """The answer as far as a lease covers it."""
+        state = self.state
+        if not state.entries_leased(directory):
+            return None
+        ino = directory.entries.get(name, 0)
+        if ino is None or (ino == 0 and directory.complete):
+            state.publish_absence(directory)
+            return self._absent(directory, name)
+        inode = state.inodes.find(ino) if ino else None
+        if inode is None or not state.leased(inode):
+            return None
+        return self._referenced(inode, directory, name)
 
     def _absent(self, directory: Inode, name: bytes) -> Node:
         """A negative answer. What the kernel keeps must be known here, so that a recall can take it back."""

@@ -9,6 +9,8 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from stat import S_ISDIR, S_ISREG
 
+import trio
+
 from cairnfs.base import limits
 from cairnfs.base.errors import CairnError
 from cairnfs.base.logs import get_logger
@@ -28,6 +30,7 @@ FILES_AT_ONCE_MAX = 512
 CONTENT_PAGE_ENTRIES = 256
 AHEAD_PAGE_ENTRIES = 256  # of a directory that nobody has looked at yet
 DIRECTORIES_AT_ONCE_MAX = 16
+LISTING_PATIENCE_S = 0.1  # how long a lookup waits for a listing before it asks by itself
 SIBLINGS_SEEN_MAX = 128  # looked at for directories that are worth listing
 
 
@@ -43,6 +46,7 @@ class Prefetcher:
         self._contents = contents
         self._walks: OrderedDict[int, DirectoryWalk] = OrderedDict()
         self._tree = TreeWalk()
+        self._arriving: dict[int, trio.Event] = {}  # starts of listings, by directory
         self._expected: dict[int, tuple[int, DirectoryWalk]] = {}  # by inode: directory and walk
         self._content_used_s = float("-inf")
         self._memory_bytes = min(limits.PREFETCH_UNUSED_MAX_BYTES, state.policy.read_cache_max_bytes // 4)
@@ -61,8 +65,22 @@ class Prefetcher:
         page = walk.page(eager=self._tree.walking(now_s))
         if page is not None:
             walk.paging = True
+            if page.after == b"" and self._tree.walking(now_s):
+                self._arriving[directory.ino] = trio.Event()
             self._state.spawn(self._look_up_ahead, directory, walk, page)
         self._list_ahead(directory, now_s)
+
+    async def listed_ahead(self, directory: Inode) -> bool:
+        """Wait for the start of the directory's listing, if it is on its way because a tree is gone through.
+
+        Whoever asks for one name will ask for others. Not for long: a listing may have to wait for writers.
+        """
+        arriving = self._arriving.get(directory.ino)
+        if arriving is None:
+            return False
+        with trio.move_on_after(LISTING_PATIENCE_S):
+            await arriving.wait()
+        return True
 
     def visited(self, directory: Inode, *, cold: bool) -> None:
         """A program begins to list a directory; `cold`: the coordinator has to be asked."""
@@ -190,7 +208,12 @@ class Prefetcher:
         epoch = directory.epoch
         located_bytes = limits.PREFETCH_FILE_MAX_BYTES if walk.cold_reads else self.located_bytes
         op = pb.ReadDir(ino=directory.ino, after=page.after, limit=page.limit, small_file_bytes=located_bytes)
-        reply: pb.ReadDirReply = await self._state.session.call(op)
+        try:
+            reply: pb.ReadDirReply = await self._state.session.call(op)
+        finally:
+            arrived = self._arriving.pop(directory.ino, None)
+            if arrived is not None:
+                arrived.set()
         sound = reply.leased and directory.epoch == epoch
         walk.listed(page.after, _entries(reply.entries), end=reply.end, epoch=epoch if sound else -1)
         if walk.whole and walk.epoch == directory.epoch and self._state.entries_leased(directory):
@@ -212,6 +235,7 @@ class Prefetcher:
             if ino in self._tree.expected or not self._worth_listing(ino):
                 continue
             self._tree.take(ino)
+            self._arriving[ino] = trio.Event()
             self._state.spawn(self._list_one, ino)
             left -= 1
             if not left:

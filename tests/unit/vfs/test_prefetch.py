@@ -141,6 +141,15 @@ async def test_a_tree_is_read_in_few_requests(autojump_clock: Clock) -> None:
         assert asked.total() <= 80
 
 
+async def test_a_tree_is_looked_through_without_asking_for_single_names(autojump_clock: Clock) -> None:
+    tree = {f"/t/{a}/{b}/f{c}": b"x" for a in range(6) for b in range(6) for c in range(5)}
+    async with cold_mount(tree) as (kernel, rig):
+        for path in tree:
+            await kernel.stat(path)
+        assert rig.asked["lookup"] <= 4
+        assert rig.asked["readdir"] <= 60
+
+
 async def test_one_file_brings_no_others(autojump_clock: Clock) -> None:
     async with cold_mount(flat(100)) as (kernel, rig):
         await kernel.read("/d/f0050")
