@@ -214,6 +214,19 @@ async def test_without_trash_unsent_bytes_are_thrown_away(autojump_clock: trio.t
         assert (rig.chunks.stored, await mount.listdir(TRASH)) == (before, [])
 
 
+async def test_a_directory_with_trash_is_listed_from_memory(autojump_clock: trio.testing.MockClock) -> None:
+    """Nobody has a lease on the trash; that of its directory is enough."""
+    async with mounted(1) as (rig, [mount]):
+        await mount.write("/f", 0, b"content")
+        for _ in range(2):
+            assert await mount.listdir("/") == ["f"]
+        directory = mount.fs.state.inodes.get(1)
+        assert (directory.complete, directory.entries[b".trash"]) == (True, TRASH_INO)
+        rig.messages_left = 1_000
+        assert await mount.listdir("/") == ["f"]
+        assert rig.messages_left == 1_000
+
+
 async def test_what_was_kept_long_enough_is_gone_and_its_space_is_free(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

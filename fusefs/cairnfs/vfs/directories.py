@@ -203,7 +203,9 @@ class DirectoryOps(Part):
             if ino is None:
                 continue
             child = self.state.inodes.find(ino)
-            if child is None or child.attr is None or not self.state.leased(child):
+            if child is None or child.attr is None:
+                return
+            if not self.state.leased(child) and not is_hidden(inode.ino, name):
                 return
             known.append(Name(name, ino, child.attr.mode))
         known.sort()
