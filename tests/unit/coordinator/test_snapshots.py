@@ -12,7 +12,7 @@ import trio.testing
 from cairnfs.base.errors import CairnError
 from cairnfs.base.limits import BLOCK_BYTES, SNAPSHOTS_REALM
 from cairnfs.coordinator import chunk_table
-from cairnfs.coordinator.namespace import tree_jobs, usage
+from cairnfs.coordinator.namespace import copy_tree, tree_jobs, usage
 from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
 from cairnfs.vfs.core import VFS
 from cairnfs.vfs.interface import SetAttributes
@@ -253,38 +253,40 @@ async def test_a_clone_is_a_tree_of_its_own(rig: Rig, autojump_clock: trio.testi
 
 
 async def test_who_writes_on_and_on_does_not_hold_a_snapshot_up(
-    rig: Rig, autojump_clock: trio.testing.MockClock
+    autojump_clock: trio.testing.MockClock,
 ) -> None:
-    async with rig.mount() as one, rig.mount() as two:
-        top = await directory(one.fs, b"top")
-        _, handle = await opened(one.fs, top, b"f", b"start")
-        made: list[pb.TreeProgress] = []
-        async with trio.open_nursery() as nursery:
+    async with trio.open_nursery() as nursery:
+        rig = Rig(nursery, delay=lambda: 0.3)  # sending takes time, in which more is written
+        async with rig.mount() as one, rig.mount() as two:
+            top = await directory(one.fs, b"top")
+            _, handle = await opened(one.fs, top, b"f", b"start")
 
             async def write_on() -> None:
-                position = 5
-                while True:
-                    await one.fs.write(handle, position, b"x" * 100)
-                    position += 100
-                    await trio.lowlevel.checkpoint()
+                for number in range(10_000):
+                    await one.fs.write(handle, 5 + number, b"x")
+                    await trio.sleep(0.01)
 
-            nursery.start_soon(write_on)
-            await one.fs.write(handle, 0, b"begin")
-            made.append(await snapshot(rig, "/top", b"s"))
-            nursery.cancel_scope.cancel()
-        assert made[0].done
-        assert (await content(two.fs, b"top/.snap/s/f"))[:5] == b"begin"
-        await one.fs.release(handle, None)
-    assert rig.faults() == []
+            async with trio.open_nursery() as writing:
+                writing.start_soon(write_on)
+                await one.fs.write(handle, 0, b"begin")
+                with trio.fail_after(30):
+                    made = await snapshot(rig, "/top", b"s")
+                writing.cancel_scope.cancel()
+            assert made.done
+            assert (await content(two.fs, b"top/.snap/s/f"))[:5] == b"begin"
+            await one.fs.release(handle, None)
+        assert rig.faults() == []
+        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.announces_warnings("copy_of_tree_given_up", "lost the coordinator")
 async def test_a_coordinator_that_dies_while_copying_leaves_nothing_of_it(
-    rig: Rig, autojump_clock: trio.testing.MockClock
+    rig: Rig, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(copy_tree, "STEP_KEYS_MAX", 60)
     async with rig.mount() as one:
         top = await directory(one.fs, b"top")
-        for number in range(600):  # more than one transaction makes
+        for number in range(60):  # more than one transaction makes
             await file(one.fs, top, b"%d" % number, b"content %d" % (number % 7))
         told = Told()
         rig._apply(rig.conductor.make_snapshot(pb.MakeSnapshotRequest(path="/top", name=b"s"), told))
@@ -294,9 +296,9 @@ async def test_a_coordinator_that_dies_while_copying_leaves_nothing_of_it(
         rig.restart()
         await trio.sleep(60)
         assert rig.engine.read(tree_jobs.scan) == []
-        assert references(rig) == 600
-        assert rig.engine.read(usage.read).inodes == 602
+        assert references(rig) == 60
+        assert rig.engine.read(usage.read).inodes == 62
         made = await snapshot(rig, "/top", b"s")
-        assert (made.done, made.inodes) == (True, 601)
-        assert await content(one.fs, b"top/.snap/s/599") == b"content 4"
+        assert (made.done, made.inodes) == (True, 61)
+        assert await content(one.fs, b"top/.snap/s/59") == b"content 3"
     assert rig.faults() == []

@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 
 from cairnfs.base.limits import FLUSH_ALL_S, SNAPSHOTS_REALM
-from cairnfs.coordinator import chunk_table
+from cairnfs.coordinator import chunk_table, keys
 from cairnfs.coordinator.namespace import copy_tree, remove_tree, snapshots, tree, tree_jobs, usage
 from cairnfs.coordinator.namespace.check import Checker
-from cairnfs.engine.interface import EngineError, Outcome
+from cairnfs.engine.interface import EngineError, Operation, Outcome, Transaction
+from cairnfs.engine.memory import MemoryEngine
 from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
 from tests.unit.coordinator.harness import ROOT, Client, Cluster
 
@@ -57,11 +58,15 @@ def delete(cluster: Cluster, told: list[pb.TreeProgress]) -> None:
     cluster.do(cluster.conductor.delete_snapshot(request, told.append))
 
 
-def faults(cluster: Cluster) -> list[str]:
+def checked(cluster: Cluster) -> Checker:
     checker = Checker(2, lambda _node: True)
     while not cluster.engine.read(lambda txn: checker.step(txn, 1_000)):
         pass
-    return list(checker.report.problems)
+    return checker
+
+
+def faults(cluster: Cluster) -> list[str]:
+    return list(checked(cluster).report.problems)
 
 
 def references(cluster: Cluster) -> int:
@@ -203,6 +208,76 @@ def test_who_cannot_save_is_named_and_nothing_is_made() -> None:
     snapshot(cluster, told)
     cluster.advance(30)  # its session ends
     assert told[-1].done
+
+
+def repaired(cluster: Cluster) -> list[str]:
+    """What fsck --repair mends, until it finds nothing more."""
+    mended: list[str] = []
+    for _ in range(8):
+        checker = checked(cluster)
+        if not checker.mends:
+            return mended
+        for mend in checker.mends:
+            outcomes: list[Outcome] = []
+            cluster.do(cluster.conductor.mend(mend, outcomes.append))
+            assert outcomes[0].error is None
+            mended.append(mend.finding)
+    raise AssertionError(mended)
+
+
+def test_a_snapshot_that_lost_its_name_is_found_again_and_can_be_deleted() -> None:
+    cluster = Cluster()
+    client = cluster.client("a")
+    make_tree(client)
+    client.message(goodbye=True)
+    before = references(cluster)
+    told: list[pb.TreeProgress] = []
+    snapshot(cluster, told)
+    home = cluster.engine.read(lambda txn: tree.walk(txn, "/top/.snap/s"))
+
+    def damage(txn: Transaction) -> None:
+        txn.delete(keys.dentry(home[-2], b"s"))
+        txn.delete(keys.realm(SNAPSHOTS_REALM))
+
+    cluster.engine.commit([Operation(damage)])
+    assert len(repaired(cluster)) >= 3
+    name = b"#%d" % home[-1]
+    assert is_there(cluster, f"/lost+found/.snap/{name.decode()}/sub/empty")
+    request = pb.DeleteSnapshotRequest(path="/lost+found", name=name)
+    cluster.do(cluster.conductor.delete_snapshot(request, told.append))
+    assert told[-1].done
+    assert references(cluster) == before
+    assert faults(cluster) == []
+
+
+@pytest.mark.announces_warnings("copy_of_tree_given_up")
+@pytest.mark.usefixtures("_small_steps")
+def test_a_dump_of_a_half_made_copy_loads_without_it() -> None:
+    cluster = Cluster()
+    client = cluster.client("a")
+    make_tree(client)
+    client.message(goodbye=True)
+    before = references(cluster)
+    cluster.held = True
+    snapshot(cluster, [])
+    for _ in range(4):
+        cluster.commit_all()
+    other = MemoryEngine()
+    with cluster.engine.snapshot() as view:
+        loaded = dict(view.scan(b"", b"\xff"))
+    assert any(job.inodes for _, job in cluster.engine.read(tree_jobs.scan))
+    cluster.conductor.trees.close()
+
+    def load(txn: Transaction) -> None:
+        for key, value in loaded.items():
+            txn.put(key, value)
+
+    other.commit([Operation(load)])
+    restored = Cluster(other)
+    restored.settle()
+    assert restored.engine.read(tree_jobs.scan) == []
+    assert references(restored) == before
+    assert faults(restored) == []
 
 
 class Refusing:

@@ -11,7 +11,7 @@ from cairnfs.base.errors import CairnError
 from cairnfs.base.limits import BLOCK_BYTES, ROOT_INO, SNAPSHOTS_REALM, TRASH_INO
 from cairnfs.base.reserved import TRASH, is_hidden
 from cairnfs.coordinator import chunk_table, keys
-from cairnfs.coordinator.namespace import snapshots, trash, tree, usage
+from cairnfs.coordinator.namespace import snapshots, trash, tree, tree_jobs, usage
 from cairnfs.coordinator.namespace.ids import reserve_inode_numbers
 from cairnfs.coordinator.records import (
     BlockSlice,
@@ -128,6 +128,7 @@ def attach(ino: int, change: int) -> Apply:
             return True
         home = _lost_and_found(txn, now_ns)
         if inode.realm == SNAPSHOTS_REALM:  # where `cairnfs snapshot delete` can take it away
+            tree_jobs.make_realm(txn)  # which may be lost as well
             home = snapshots.shelf(txn, home, now_ns)
         is_directory = tree.is_directory(inode)
         txn.put(keys.dentry(home, b"#%d" % ino), Dentry(ino, inode.mode >> 12).encode())
