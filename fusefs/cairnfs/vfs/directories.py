@@ -30,7 +30,8 @@ from cairnfs.vfs.state import NO_CALLER, PUBLISHED_ENTRIES_MAX
 log = get_logger(__name__)
 
 PAGE_ENTRIES = limits.READDIR_LIMIT_MAX
-AHEAD_ENTRIES = 4 * PAGE_ENTRIES  # a page is asked for before fewer are left
+FIRST_PAGE_ENTRIES = 200  # soon there; the next ones come while these are told
+AHEAD_ENTRIES = 2 * PAGE_ENTRIES  # a page is asked for before fewer are left
 
 
 @dataclass(slots=True, eq=False)
@@ -47,6 +48,7 @@ class DirectoryHandle:
         default_factory=list[tuple[int, bytes]]
     )  # position; name before it
     fresh: bool = False  # what was read last is published, so there is no need to tell it here
+    told: int = 0  # the position up to which it was asked for last
     arriving: trio.Event | None = None  # the next page is on its way
     epoch: int = -1  # of the inode when the listing began; still the same: the listing is complete
 
@@ -175,9 +177,12 @@ class DirectoryOps(Part):
         return listed
 
     def _read_ahead(self, handle: int, directory: DirectoryHandle, offset: int) -> None:
-        ahead = directory.last - offset
-        if not directory.end and 0 < ahead < AHEAD_ENTRIES and directory.arriving is None:
-            self.state.spawn(self._page_ahead, handle, directory)
+        directory.told = offset
+        if directory.last - offset > 0 and directory.arriving is None and self._wants_page(directory):
+            self.state.spawn(self._pages_ahead, handle, directory)
+
+    def _wants_page(self, directory: DirectoryHandle) -> bool:
+        return not directory.end and directory.last - directory.told < AHEAD_ENTRIES
 
     def _entry(self, directory: Inode, entry: Name, place: int) -> Listed | None:
         """What the kernel is told of an entry, if it still exists and is not hidden."""
@@ -227,9 +232,10 @@ class DirectoryOps(Part):
             directory.arriving = None
             arrived.set()
 
-    async def _page_ahead(self, handle: int, directory: DirectoryHandle) -> None:
+    async def _pages_ahead(self, handle: int, directory: DirectoryHandle) -> None:
         try:
-            await self._next_page(handle, directory)
+            while self._wants_page(directory) and handle in self.directories:
+                await self._next_page(handle, directory)
         except CairnError as error:
             log.debug("listing ahead failed", ino=directory.inode.ino, error=str(error))
 
@@ -240,7 +246,7 @@ class DirectoryOps(Part):
         op = pb.ReadDir(
             ino=inode.ino,
             after=after,
-            limit=PAGE_ENTRIES,
+            limit=min(PAGE_ENTRIES, max(FIRST_PAGE_ENTRIES, 2 * directory.last)),
             small_file_bytes=0 if bare else self.prefetcher.located_bytes,
             names_only=bare,
         )
