@@ -7,6 +7,8 @@ PREFIX ?= /usr/local
 TESTS ?= tests
 WORKERS ?= $(shell n=$$(nproc); echo $$((n < 8 ? n + 1 : 8)))
 MINUTES ?= 20
+SEEDS ?= 1000
+FROM ?= 0
 SOAK_OPTIONS ?=
 PEERS ?=
 BENCH_OPTIONS ?=
@@ -14,7 +16,7 @@ BENCH_OPTIONS ?=
 BIN := .venv/bin
 UP_OPTIONS := $(if $(DATANODES),--datanodes $(DATANODES)) $(if $(REPLICAS),--replicas $(REPLICAS))
 
-.PHONY: help up down test lint bench soak setup setup-dev install clean
+.PHONY: help up down test lint bench sim soak setup setup-dev install clean
 
 help:
 	@echo 'make up       install what is missing, start a cluster in $(DATA), mount it at $(MOUNT)'
@@ -23,6 +25,7 @@ help:
 	@echo 'make test     install what is missing and run all tests (TESTS=tests/unit for some,'
 	@echo '              WORKERS=0 for one after another)'
 	@echo 'make lint     only the style and type checks'
+	@echo 'make sim      simulate clusters in which everything goes wrong (SEEDS=1000 FROM=0)'
 	@echo 'make soak     as root: write to a cluster while everything of it breaks and is mended, then check it'
 	@echo '              (MINUTES=20; SOAK_OPTIONS="--engine postgres" for three coordinators)'
 	@echo 'make bench    measure a mount beside a local directory and other file systems'
@@ -47,6 +50,9 @@ lint: setup-dev
 
 soak: setup-dev
 	.venv/bin/python -m tests.soak --minutes $(MINUTES) $(SOAK_OPTIONS)
+
+sim: setup-dev
+	$(BIN)/python -m tests.sim --seeds '$(SEEDS)' --from '$(FROM)'
 
 bench: setup
 	$(BIN)/python bench/run.py --peers '$(PEERS)' $(BENCH_OPTIONS)

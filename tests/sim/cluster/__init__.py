@@ -1,0 +1,1 @@
+"""A whole cluster in one process: real coordinators, datanodes and clients on simulated machines."""
