@@ -27,6 +27,7 @@ _LEGAL: Final = (
     "a change could not be made after it had been reported done",
     "data directory is not used",
     "disk failed",
+    "disk cannot be used",
 )
 
 
