@@ -69,6 +69,7 @@ class Datanode:
     results: list[nodes_pb2.TaskResult] = field(default_factory=list[nodes_pb2.TaskResult])
     tasks: list[nodes_pb2.Task] = field(default_factory=list[nodes_pb2.Task])
     report_asked: bool = False
+    loses_tasks: bool = False  # replies to its heartbeats do not arrive whole
 
     def store(self, chunk: bytes) -> None:
         """Store a chunk, or note that it was asked for again."""
@@ -201,7 +202,7 @@ class Cluster:
     def work(self, node: Datanode) -> None:
         """Let a datanode do all it was asked for."""
         tasks, node.tasks = node.tasks, []
-        for task in tasks:
+        for task in () if node.loses_tasks else tasks:
             result = self._carry_out(node, task)
             result.id = task.id
             node.results.append(result)

@@ -4,6 +4,7 @@ import pytest
 
 from cairnfs.base.checksums import chunk_id as name_of
 from cairnfs.base.errors import CairnError
+from cairnfs.base.limits import TASK_DEADLINE_S
 from cairnfs.coordinator.upkeep.doubts import id_before
 from cairnfs.coordinator.upkeep.reports import ChunkListing
 from cairnfs.rpc.v1 import common_pb2, nodes_pb2
@@ -107,6 +108,22 @@ def test_a_wanted_replica_is_added_and_an_unwanted_one_deleted() -> None:
     assert stray in cluster.nodes[3].chunks  # it may be on its way into a commit
     cluster.run(30)
     assert set(cluster.nodes[3].chunks) == {wanted}
+
+
+def test_a_deletion_whose_order_was_lost_is_ordered_again() -> None:
+    """It may still be carried out, so the copy is no replica; but nobody else deletes it."""
+    cluster = Cluster(grace_s=10)
+    node, stray = cluster.nodes[1], name_of(b"never committed")
+    node.store(stray)
+    node.loses_tasks = True
+    cluster.run(40)
+    cluster.report(node)
+    cluster.run(TASK_DEADLINE_S / 2)
+    assert cluster.upkeep.deleter.may_vanish(node.number, stray)
+    node.loses_tasks = False
+    cluster.run(2 * TASK_DEADLINE_S)
+    assert stray not in node.chunks
+    assert not cluster.upkeep.deleter.may_vanish(node.number, stray)
 
 
 def test_a_bad_copy_is_not_taken_for_a_replica() -> None:

@@ -8,6 +8,7 @@ from cairnfs.coordinator.upkeep.tasks import TaskBoard
 from cairnfs.rpc.v1 import nodes_pb2
 
 Finished = Callable[[Sequence[bytes], bool], None]
+_Vanishing = dict[bytes, bool]  # whether the task is under way; one that was given up may be carried out late
 
 
 class Deleter:
@@ -32,7 +33,7 @@ class Deleter:
         self._manager = manager
         self._now = now
         self._board = board
-        self._vanishing: dict[int, tuple[str, set[bytes]]] = {}
+        self._vanishing: dict[int, tuple[str, _Vanishing]] = {}
 
     def can_delete(self, node: int) -> bool:
         """Whether this run of the node has been known for a grace time."""
@@ -58,7 +59,7 @@ class Deleter:
             )
             done = self._finisher(node, vanishing, batch, finished)
             if self._board.submit(node, task, done, now):
-                vanishing.update(batch)
+                vanishing.update(dict.fromkeys(batch, True))
             else:
                 done(None)
         return True
@@ -68,18 +69,26 @@ class Deleter:
         known = self._manager.get(node)
         return known is not None and chunk_id in self._vanishing_of(node, known.history.boot)
 
-    def _vanishing_of(self, node: int, boot: str) -> set[bytes]:
+    def is_under_way(self, node: int, chunk_id: bytes) -> bool:
+        """Whether this run of the node has the order to delete this copy, or soon will."""
+        known = self._manager.get(node)
+        return known is not None and self._vanishing_of(node, known.history.boot).get(chunk_id, False)
+
+    def _vanishing_of(self, node: int, boot: str) -> _Vanishing:
         entry = self._vanishing.get(node)
         if entry is None or entry[0] != boot:  # a new process knows nothing of old tasks
-            entry = self._vanishing[node] = (boot, set())
+            entry = self._vanishing[node] = (boot, {})
         return entry[1]
 
     def _finisher(
-        self, node: int, vanishing: set[bytes], batch: list[bytes], finished: Finished | None
+        self, node: int, vanishing: _Vanishing, batch: list[bytes], finished: Finished | None
     ) -> Callable[[nodes_pb2.TaskResult | None], None]:
         def done(result: nodes_pb2.TaskResult | None) -> None:
-            if result is not None:  # a task given up may still be carried out
-                vanishing.difference_update(batch)
+            for chunk_id in batch:
+                if result is not None:
+                    vanishing.pop(chunk_id, None)
+                elif chunk_id in vanishing:
+                    vanishing[chunk_id] = False
             if result is None or result.kept or result.error:
                 self._left_over(node)
             if finished is not None:

@@ -242,7 +242,7 @@ class Reconciliation:
         if not self._unknown:
             return
         ids, self._unknown = self._unknown, []
-        fresh = [one for one in ids if not self._parts.deleter.may_vanish(self._node, one)]
+        fresh = [one for one in ids if not self._parts.deleter.is_under_way(self._node, one)]
 
         def finished(batch: Sequence[bytes], answered: bool) -> None:
             for chunk_id in batch if answered else ():
