@@ -120,6 +120,9 @@ LEASE_S: Final = 10.0
 RECALL_MAX_S: Final = 30.0  # a recall is answered within LEASE_S, or this while data is being saved for it
 ATTENTION_GAP_S: Final = 1.0  # a coordinator that looked at nobody for longer was away, and counts so much
 CLIENT_DOUBT_S: Final = LEASE_S / 2  # without contact the client stops trusting its caches
+TRUST_LEASES_MAX: Final = (
+    0.6  # lease times that a client may trust its caches after its last message: clocks differ
+)
 SESSION_HEARTBEAT_S: Final = 1.0
 NODE_HEARTBEAT_S: Final = 5.0
 NODE_SUSPECT_S: Final = 12.0
@@ -319,6 +322,7 @@ assert READDIR_LIMIT_MAX * (512 + READDIR_FILE_SLICES_MAX * 128) < GRPC_MESSAGE_
 assert EXTENTS_REPLY_SLICES_MAX * 128 + SLICES_MAX * 128 < GRPC_MESSAGE_MAX_BYTES
 assert SESSION_HEARTBEAT_S * 3 < CLIENT_DOUBT_S < LEASE_S
 assert NODE_HEARTBEAT_S * 2 < NODE_SUSPECT_S < NODE_DEAD_S
+assert CLIENT_DOUBT_S / LEASE_S < TRUST_LEASES_MAX < 1
 assert LEASE_S < RPC_DEADLINE_S < GARBAGE_GRACE_S
 assert ENGINE_READ_S < SESSION_SILENCE_S  # clients wait while a look-up does
 assert ENGINE_SILENCE_S < ENGINE_COMMIT_S

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from cairnfs.coordinator import chunk_table
 from cairnfs.coordinator.namespace.check import Checker
-from cairnfs.coordinator.sessions import known_sessions
 from cairnfs.vfs.inodes import NO_LEASE, WRITE_LEASE
 from tests.sim.cluster.clients import SimMount
 from tests.sim.cluster.machines import REPLICAS, Machines
@@ -17,19 +16,11 @@ def check_leaders(machines: Machines) -> None:
 
 
 def check_leases(machines: Machines, mounts: Sequence[SimMount]) -> None:
-    """Nobody trusts a lease that conflicts with what another mount trusts.
-
-    But a mount whose session the coordinator has ended, because it did not answer a recall, may not have
-    heard of that yet (docs/internals/simulation.md).
-    """
-    known = _known_sessions(machines)
-    trusting = [
-        mount
-        for mount in mounts
-        if not mount.crashed and mount.session.trusted and mount.session.session_id in known
-    ]
+    """Nobody trusts a lease that conflicts with what another mount trusts."""
     held: dict[int, tuple[str, int]] = {}
-    for mount in trusting:
+    for mount in mounts:
+        if mount.crashed or not mount.session.trusted:
+            continue
         for inode in mount.kernel.fs.state.inodes:
             if inode.lease == NO_LEASE:
                 continue
@@ -41,11 +32,6 @@ def check_leases(machines: Machines, mounts: Sequence[SimMount]) -> None:
                     f"conflicting leases: inode {inode.ino} is leased to {other[0]} ({other[1]}) and to "
                     f"{mount.host} ({inode.lease})"
                 )
-
-
-def _known_sessions(machines: Machines) -> set[str]:
-    """Sessions that have not been ended, as the metadata tell."""
-    return {session_id for session_id, _ in machines.database.engine.read(known_sessions)}
 
 
 def _holders(machines: Machines) -> dict[int, set[bytes]]:

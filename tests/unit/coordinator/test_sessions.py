@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from cairnfs.base.limits import REPLIES_PURGED_AT_ONCE
+from cairnfs.base.limits import REPLIES_PURGED_AT_ONCE, TRUST_LEASES_MAX
 from cairnfs.coordinator import keys
 from cairnfs.coordinator.sessions import ended_sessions, known_sessions
 from cairnfs.rpc.v1 import common_pb2 as common, metadata_pb2 as pb
@@ -307,6 +307,21 @@ def test_a_session_that_does_not_answer_a_recall_is_fenced_although_it_is_heard(
     cluster.heartbeats(LEASE_S + 1, a, b)
     assert a.end is not None
     assert a.end.code == common.ERROR_CODE_SESSION_FENCED
+    cluster.heartbeats(LEASE_S * TRUST_LEASES_MAX, b)
+    assert b.replies[seq].error == common.ERROR_CODE_OK
+
+
+@FENCED
+def test_nothing_is_given_away_while_a_fenced_client_may_not_know_of_its_end(cluster: Cluster) -> None:
+    """What it was told is still on its way; until its trust ends by itself it may answer from its caches."""
+    a, b = cluster.client("a"), cluster.client("b")
+    ino = a.create(b"f")
+    seq = b.send(get_attr=pb.GetAttr(ino=ino))
+    cluster.heartbeats(LEASE_S, a, b)
+    assert a.end is not None
+    cluster.heartbeats(LEASE_S / 2 - 1, b)  # it was heard a second before its end
+    assert seq not in b.replies
+    cluster.heartbeats(LEASE_S, b)
     assert b.replies[seq].error == common.ERROR_CODE_OK
 
 
@@ -362,6 +377,8 @@ def test_a_change_waiting_when_its_session_is_fenced_never_happens(cluster: Clus
 def test_a_client_that_does_not_take_its_events_is_fenced(cluster: Cluster) -> None:
     a = cluster.client("a")
     cluster.do(cluster.conductor.overflow(a.connection))
+    assert a.end is not None
+    cluster.advance(LEASE_S * TRUST_LEASES_MAX)
     assert a.session_id not in known_ids(cluster)
 
 

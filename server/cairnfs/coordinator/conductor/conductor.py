@@ -171,7 +171,7 @@ class Conductor:
                 self._endings.fence(session, "a recall was not answered in time")
         for session in context.sessions.silent(now_s):
             self._endings.fence(session, "nothing was heard for the lease time")
-        self._endings.retry()
+        self._endings.tick()
         self.orphans.retry()
         self.realms.tick()
         self._flushes.tick()

@@ -1,9 +1,11 @@
 """How sessions end: goodbye, silence, an unanswered recall, or a broken protocol.
 
 The end is durable before anything the session held is given to others, so that a session fenced by one
-coordinator cannot come back to the next with its old leases.
+coordinator cannot come back to the next with its old leases. Nor is anything given to others while the client
+may still trust its caches because it does not know yet: the message that says so may be on its way for long.
 """
 
+from cairnfs.base.limits import TRUST_LEASES_MAX
 from cairnfs.base.logs import get_logger
 from cairnfs.coordinator import sessions as session_records
 from cairnfs.coordinator.conductor.context import Context
@@ -27,6 +29,7 @@ class Endings:
         self._orphans = orphans
         self._flushes = flushes
         self._failed: list[Session] = []
+        self._trusting: list[Session] = []  # have ended, and may not know it
 
     def fence(self, session: Session, reason: str) -> None:
         """End a session that cannot be trusted to have given up what it held."""
@@ -43,18 +46,33 @@ class Endings:
             if code != common.ERROR_CODE_OK:
                 self._context.send(connection, pb.Event(end=pb.SessionEnd(code=code, message=message)))
             self._context.close(connection)
-        self._forget(session)
+        if code == common.ERROR_CODE_OK:
+            self._forget(session)  # it has given up everything itself
+        else:
+            self._trusting.append(session)
+            self._forget_those_that_know()
 
     def resume(self) -> None:
         """After a start: delete what sessions left that had ended before."""
         for session_id in self._context.read(session_records.ended_sessions):
             self._forget(Session(session_id))
 
-    def retry(self) -> None:
-        """Try again what the engine refused."""
+    def tick(self) -> None:
+        """Go on when clients know of their end; try again what the engine refused."""
+        self._forget_those_that_know()
         failed, self._failed = self._failed, []
         for session in failed:
             self._forget(session)
+
+    def _forget_those_that_know(self) -> None:
+        context = self._context
+        known_s = context.clock.monotonic() - context.config.lease_s * TRUST_LEASES_MAX
+        trusting, self._trusting = self._trusting, []
+        for session in trusting:
+            if session.heard_s <= known_s:
+                self._forget(session)
+            else:
+                self._trusting.append(session)
 
     def _forget(self, session: Session) -> None:
         operation = session_records.forget(session.id)
