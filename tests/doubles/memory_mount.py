@@ -8,7 +8,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -218,7 +219,7 @@ async def main(mountpoint: Path, options: set[str]) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_serve_commands, Control(fs, notifier, nursery), nursery.cancel_scope)
         mounting = Mounting(mountpoint, {"fsname=memory", "subtype=cairnfs", *options}, presentation)
-        await serve(fs, mounting, notifier, on_ready=lambda: _say("ready"))
+        await serve(fs, mounting, notifier, on_ready=partial(_soon, _say, "ready"))
         nursery.cancel_scope.cancel()
 
 
@@ -231,10 +232,15 @@ def serve_memory(mountpoint: Path, ready_fd: int) -> None:
         with trio.open_signal_receiver(signal.SIGTERM) as signals:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_stop_on_signal, signals, nursery.cancel_scope)
-                await serve(fs, mounting, Notifier(), on_ready=lambda: _announce(ready_fd))
+                await serve(fs, mounting, Notifier(), on_ready=partial(_soon, _announce, ready_fd))
                 nursery.cancel_scope.cancel()
 
     trio.run(run)
+
+
+def _soon(call: Callable[[Any], None], argument: Any) -> None:
+    """When the kernel has the answer to its first request, which sets the mount's read-ahead among others."""
+    trio.lowlevel.current_trio_token().run_sync_soon(call, argument)
 
 
 async def _stop_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:

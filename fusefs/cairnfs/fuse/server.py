@@ -40,9 +40,9 @@ class Mounting:
 async def serve(fs: FileSystem, mounting: Mounting, notifier: Notifier, on_ready: Callable[[], None]) -> None:
     """Mount, answer the kernel until somebody unmounts, and leave nothing mounted.
 
-    `on_ready` is called once the kernel has connected. When cancelled, pending calls get EINTR, the mount is
-    taken away even while it is busy, and its open files answer ENOTCONN. Only one mount per process.
-    Raises MountFailed.
+    `on_ready` is called when the kernel connects, in the step that answers it afterwards. When cancelled,
+    pending calls get EINTR, the mount is taken away even while it is busy, and its open files answer
+    ENOTCONN. Only one mount per process. Raises MountFailed.
     """
     locks = LockHandlers(fs, mounting.presentation)
     handlers = Handlers(fs, mounting.presentation, locks, on_ready)
