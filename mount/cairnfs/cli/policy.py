@@ -39,7 +39,7 @@ def set_policy(
     wait: bool = WAIT,
     json: bool = JSON,
 ) -> int:
-    """Set the replica count of a directory, for new files and for those that it has, or one file; or trash.
+    """Set how many replicas the files of a directory, or one file, have; how long removed files are kept.
 
     \b
     cairnfs set-policy mnt/ann --replicas 3 --wait
