@@ -74,18 +74,14 @@ def create_inode(
     return Made(inode, directory)
 
 
-def create_hidden(
-    txn: Transaction, now_ns: int, parent: int, name: bytes, ino: int, *, permissions: int, realm: int
+def empty_directory(
+    parent: int, realm: int, permissions: int, now_ns: int, *, uid: int = 0, gid: int = 0
 ) -> Inode:
-    """Make the hidden directory `name` (base/reserved.py) of root's in `parent`, which shows no sign of it.
-
-    The caller has had others give up `Touch(parent, names=(name,))`. Its usage counts to `realm`.
-    """
-    directory = tree.load_living_directory(txn, parent)
-    inode = Inode(
+    """The record of a directory that nobody has made by mkdir(2)."""
+    return Inode(
         mode=stat.S_IFDIR | permissions,
-        uid=0,
-        gid=0,
+        uid=uid,
+        gid=gid,
         nlink=2,
         rdev=0,
         size=tree.DIRECTORY_SIZE_BYTES,
@@ -98,6 +94,17 @@ def create_hidden(
         parent=parent,
         realm=realm,
     )
+
+
+def create_hidden(
+    txn: Transaction, now_ns: int, parent: int, name: bytes, ino: int, *, permissions: int, realm: int
+) -> Inode:
+    """Make the hidden directory `name` (base/reserved.py) of root's in `parent`, which shows no sign of it.
+
+    The caller has had others give up `Touch(parent, names=(name,))`. Its usage counts to `realm`.
+    """
+    directory = tree.load_living_directory(txn, parent)
+    inode = empty_directory(parent, realm, permissions, now_ns)
     tree.store(txn, ino, inode)
     tree.save(txn, parent, directory._replace(change=directory.change + 1))
     txn.put(keys.dentry(parent, name), Dentry(ino, tree.DIRECTORY_KIND).encode())

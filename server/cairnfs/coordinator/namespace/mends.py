@@ -3,7 +3,6 @@
 Each looks again first, so that a finding that is no longer true, or a repair that is run again, does nothing.
 """
 
-import stat
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
@@ -12,6 +11,7 @@ from cairnfs.base.limits import BLOCK_BYTES, ROOT_INO, SNAPSHOTS_REALM, TRASH_IN
 from cairnfs.base.reserved import TRASH, is_hidden
 from cairnfs.coordinator import chunk_table, keys
 from cairnfs.coordinator.namespace import snapshots, trash, tree, tree_jobs, usage
+from cairnfs.coordinator.namespace.create import empty_directory
 from cairnfs.coordinator.namespace.ids import reserve_inode_numbers
 from cairnfs.coordinator.records import (
     BlockSlice,
@@ -154,17 +154,7 @@ def _lost_and_found(txn: Transaction, now_ns: int) -> int:
         return entry.ino
     root = tree.load(txn, ROOT_INO)
     (ino,) = reserve_inode_numbers(txn, 1)
-    made = root._replace(
-        mode=stat.S_IFDIR | 0o700,
-        nlink=2,
-        atime_ns=now_ns,
-        mtime_ns=now_ns,
-        ctime_ns=now_ns,
-        change=1,
-        xattrs=0,
-        parent=ROOT_INO,
-    )
-    tree.store(txn, ino, made)
+    tree.store(txn, ino, empty_directory(ROOT_INO, ROOT_INO, 0o700, now_ns, uid=root.uid, gid=root.gid))
     txn.put(keys.dentry(ROOT_INO, LOST_AND_FOUND), Dentry(ino, tree.DIRECTORY_KIND).encode())
     tree.store(txn, ROOT_INO, tree.entries_changed(root, now_ns, 1))
     usage.change(txn, ROOT_INO, inodes=1, forced=True)

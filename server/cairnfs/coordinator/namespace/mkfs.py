@@ -1,13 +1,13 @@
 """Makes an empty file system: its identity, the root directory and the counters."""
 
-import stat
 from typing import Final
 
 from cairnfs.base.errors import CairnError
 from cairnfs.base.limits import ROOT_INO
 from cairnfs.coordinator import keys
 from cairnfs.coordinator.namespace import tree, usage
-from cairnfs.coordinator.records import Inode, Realm
+from cairnfs.coordinator.namespace.create import empty_directory
+from cairnfs.coordinator.records import Realm
 from cairnfs.engine.interface import ReadTransaction, Transaction
 from cairnfs.rpc.v1 import common_pb2 as pb
 
@@ -36,22 +36,7 @@ def format_file_system(
         if found != FORMAT:
             raise CairnError(pb.ERROR_CODE_NOT_SUPPORTED, f"metadata format {found!r}, not {FORMAT!r}")
         return existing
-    root = Inode(
-        mode=stat.S_IFDIR | 0o755,
-        uid=uid,
-        gid=gid,
-        nlink=2,
-        rdev=0,
-        size=tree.DIRECTORY_SIZE_BYTES,
-        allocated_bytes=0,
-        atime_ns=now_ns,
-        mtime_ns=now_ns,
-        ctime_ns=now_ns,
-        change=1,
-        xattrs=0,
-        parent=ROOT_INO,
-        realm=ROOT_INO,
-    )
+    root = empty_directory(ROOT_INO, ROOT_INO, 0o755, now_ns, uid=uid, gid=gid)
     tree.save(txn, ROOT_INO, root)
     usage.save_realm(txn, ROOT_INO, Realm(parent=0, used_inodes=1))
     txn.put(_FORMAT_KEY, FORMAT)
