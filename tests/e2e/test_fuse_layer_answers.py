@@ -7,13 +7,13 @@ import subprocess
 import sys
 import termios
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
 
 import pytest
 
+from tests.cluster.shared import eventually
 from tests.doubles.mounted import MountedMemory, mounted_memory
 
 pytestmark = pytest.mark.fuse
@@ -37,14 +37,6 @@ def asked(mount: MountedMemory) -> int:
 def forget(mount: MountedMemory, name: str) -> None:
     mount.ask("forget_names", name)
     mount.ask("forget_inode", name, False)
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    """Releases and forgets may be told a little later."""
-    deadline_s = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.01)
 
 
 def test_what_is_published_is_answered_without_the_file_system(mount: MountedMemory) -> None:
@@ -157,7 +149,7 @@ def test_references_are_counted_exactly(mount: MountedMemory) -> None:
     assert mount.ask("answered")["lookup"] > 0
     assert mount.ask("references", "file") > 0
     mount.ask("forget_names", "file")
-    eventually(lambda: mount.ask("references", "file") == 0)
+    eventually(lambda: mount.ask("references", "file") == 0, "no references")
 
 
 def test_closing_what_was_only_read_needs_no_answer(mount: MountedMemory) -> None:
@@ -168,7 +160,7 @@ def test_closing_what_was_only_read_needs_no_answer(mount: MountedMemory) -> Non
     for _ in range(50):
         assert file.read_text() == "content"
     assert mount.calls("flush") == flushed
-    eventually(lambda: mount.calls("release") >= released + 50)
+    eventually(lambda: mount.calls("release") >= released + 50, "the releases")
     with file.open("rb+"):
         pass
     assert mount.calls("flush") == flushed + 1
@@ -229,7 +221,7 @@ except OSError:
 """
     children = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(3)]
     answered = mount.ask("answered")["absent"]
-    eventually(lambda: mount.ask("answered")["absent"] > answered + 100)
+    eventually(lambda: mount.ask("answered")["absent"] > answered + 100, "names answered as absent")
     mount.post("stop")
     assert mount.process.wait(20) == 0
     for child in children:
@@ -359,7 +351,7 @@ def test_files_opened_without_the_file_system_are_told_before_they_count(
     fcntl.lockf(files[0], fcntl.LOCK_SH)
     for file in files:
         file.close()
-    eventually(lambda: mount.ask("handles") == before)
+    eventually(lambda: mount.ask("handles") == before, "the end of the handle")
 
 
 def test_files_opened_for_writing_or_cut_are_asked_for(mount: MountedMemory, chunk: Path) -> None:
@@ -383,7 +375,7 @@ def test_a_large_part_read_to_its_end_is_told(mount: MountedMemory, tmp_path: Pa
     assert not mount.calls(f"read {(1 << 20, size - (1 << 20))}")
     for offset in range(1 << 20, size, 65_536):
         read_directly(path, offset, 65_536)
-    eventually(lambda: mount.calls(f"read {(1 << 20, size - (1 << 20))}") == 1)
+    eventually(lambda: mount.calls(f"read {(1 << 20, size - (1 << 20))}") == 1, "the read")
 
 
 def written(mount: MountedMemory) -> int:

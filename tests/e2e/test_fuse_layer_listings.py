@@ -2,12 +2,12 @@
 
 import ctypes
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.cluster.shared import eventually
 from tests.doubles.mounted import MountedMemory, mounted_memory
 
 pytestmark = pytest.mark.fuse
@@ -19,14 +19,6 @@ def mount(tmp_path: Path) -> Iterator[MountedMemory]:
         mounted.ask("trust_for", 3600)
         yield mounted
         assert "bug" not in mounted.log()
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    """Releases may be told a little later."""
-    deadline_s = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.01)
 
 
 def test_the_end_of_a_listing_is_not_asked_for_and_moves_with_the_directory(mount: MountedMemory) -> None:
@@ -50,7 +42,7 @@ def test_the_end_of_a_listing_is_not_asked_for_and_moves_with_the_directory(moun
     libc.rewinddir(stream)
     assert names() == 4
     libc.closedir(stream)
-    eventually(lambda: mount.calls("releasedir") > 0)
+    eventually(lambda: mount.calls("releasedir") > 0, "the release")
 
 
 def _full_directory(mount: MountedMemory) -> tuple[Path, list[str]]:
@@ -71,7 +63,7 @@ def test_a_published_listing_is_told_without_the_file_system(mount: MountedMemor
     assert found["entry-008"] == (here / "entry-008").stat().st_ino
     asked_for = {name for name, count in mount.ask("calls").items() if count > before.get(name, 0)}
     assert not asked_for & {"opendir", "readdir", "lookup", "getattr"}
-    eventually(lambda: mount.calls("releasedir") > 0)
+    eventually(lambda: mount.calls("releasedir") > 0, "the release")
     mount.ask("withdraw_entry_in", "full", "entry-300")
     assert sorted(os.listdir(here)) == names
     assert mount.calls("readdir") > before.get("readdir", 0)

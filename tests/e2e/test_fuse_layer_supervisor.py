@@ -5,14 +5,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from cairnfs.fuse import mounts
+from tests.cluster.shared import eventually
 from tests.doubles.mounted import ROOT
 
 pytestmark = pytest.mark.fuse
@@ -81,7 +81,7 @@ def supervised(directory: Path, *arguments: str) -> Iterator[Supervised]:
         entry = mounts.mount_at(running.path)
         if entry is not None:
             subprocess.run(["umount", "--lazy", running.path], check=False)
-        eventually(lambda: not any(alive(pid) for pid in running.pids()))
+        eventually(lambda: not any(alive(pid) for pid in running.pids()), "the end of all processes")
 
 
 def alive(pid: int) -> bool:
@@ -90,14 +90,6 @@ def alive(pid: int) -> bool:
         return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
     except FileNotFoundError:
         return False
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    for _ in range(2000):
-        if condition():
-            return
-        time.sleep(0.01)
-    raise AssertionError("never")
 
 
 def answers(path: Path) -> bool:
@@ -114,9 +106,9 @@ def test_a_killed_process_is_replaced_and_an_unmount_ends_all(tmp_path: Path) ->
         (first,) = running.pids()
         supervisor = running.supervisor()
         os.kill(first, signal.SIGKILL)
-        eventually(lambda: len(running.pids()) == 2 and answers(running.path))
+        eventually(lambda: len(running.pids()) == 2 and answers(running.path), "a new process that answers")
         subprocess.run(["umount", running.path], check=True)
-        eventually(lambda: not alive(supervisor))
+        eventually(lambda: not alive(supervisor), "the end of the supervisor")
         assert len(running.pids()) == 2
         assert not mounts.is_mounted(running.path)
 
@@ -126,7 +118,7 @@ def test_a_signal_to_the_supervisor_unmounts(tmp_path: Path) -> None:
         assert running.started.returncode == 0, running.started.stderr
         supervisor = running.supervisor()
         os.kill(supervisor, signal.SIGTERM)
-        eventually(lambda: not alive(supervisor))
+        eventually(lambda: not alive(supervisor), "the end of the supervisor")
         assert not mounts.is_mounted(running.path)
         assert len(running.pids()) == 1
 

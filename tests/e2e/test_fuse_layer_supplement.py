@@ -7,12 +7,12 @@ import os
 import signal
 import struct
 import termios
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.cluster.shared import eventually
 from tests.doubles.mounted import MountedMemory, mounted_memory
 
 pytestmark = pytest.mark.fuse
@@ -115,7 +115,7 @@ def test_ofd_locks_go_with_the_description(file: Path) -> None:
     with pytest.raises(BlockingIOError):
         fcntl.fcntl(other, F_OFD_SETLK, lock)
     os.close(mine)
-    _eventually(lambda: _succeeds(lambda: fcntl.fcntl(other, F_OFD_SETLK, lock)))
+    eventually(lambda: _succeeds(lambda: fcntl.fcntl(other, F_OFD_SETLK, lock)), "the release of the lock")
     os.close(other)
 
 
@@ -127,15 +127,6 @@ def _succeeds(action: Callable[[], object]) -> bool:
     return True
 
 
-def _eventually(condition: Callable[[], bool]) -> None:
-    """The kernel sends RELEASE after close(2) has returned."""
-    for _ in range(1000):
-        if condition():
-            return
-        time.sleep(0.01)
-    raise AssertionError("never")
-
-
 def test_bsd_locks_bind_and_go_with_the_last_descriptor(file: Path) -> None:
     mine, other = _opened(file), _opened(file)
     fcntl.flock(mine, fcntl.LOCK_SH)
@@ -143,7 +134,9 @@ def test_bsd_locks_bind_and_go_with_the_last_descriptor(file: Path) -> None:
     with pytest.raises(BlockingIOError):
         fcntl.flock(mine, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.close(other)
-    _eventually(lambda: _succeeds(lambda: fcntl.flock(mine, fcntl.LOCK_EX | fcntl.LOCK_NB)))
+    eventually(
+        lambda: _succeeds(lambda: fcntl.flock(mine, fcntl.LOCK_EX | fcntl.LOCK_NB)), "the release of the lock"
+    )
     copy = os.dup(mine)
     os.close(mine)
     assert Child(lambda: _flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)).result() == errno.EAGAIN
@@ -177,7 +170,9 @@ def test_a_signal_interrupts_a_waiting_lock(mount: MountedMemory, file: Path, bs
     assert child.result() == 55
     os.close(mine)
     mine = _opened(file)
-    _eventually(lambda: _succeeds(lambda: lock(mine, fcntl.LOCK_EX | fcntl.LOCK_NB)))
+    eventually(
+        lambda: _succeeds(lambda: lock(mine, fcntl.LOCK_EX | fcntl.LOCK_NB)), "the release of the lock"
+    )
     os.close(mine)
 
 
