@@ -312,7 +312,9 @@ def test_a_session_that_does_not_answer_a_recall_is_fenced_although_it_is_heard(
 
 
 @FENCED
-def test_nothing_is_given_away_while_a_fenced_client_may_not_know_of_its_end(cluster: Cluster) -> None:
+def test_nothing_is_given_away_while_a_fenced_client_may_not_know_of_its_end(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
     """What it was told is still on its way; until its trust ends by itself it may answer from its caches."""
     a, b = cluster.client("a"), cluster.client("b")
     ino = a.create(b"f")
@@ -323,6 +325,7 @@ def test_nothing_is_given_away_while_a_fenced_client_may_not_know_of_its_end(clu
     assert seq not in b.replies
     cluster.heartbeats(LEASE_S, b)
     assert b.replies[seq].error == common.ERROR_CODE_OK
+    assert len([record for record in caplog.records if "session_fenced" in record.getMessage()]) == 1
 
 
 @FENCED

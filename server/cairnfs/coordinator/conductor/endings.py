@@ -33,6 +33,8 @@ class Endings:
 
     def fence(self, session: Session, reason: str) -> None:
         """End a session that cannot be trusted to have given up what it held."""
+        if not session.alive:
+            return
         log.warning("session_fenced", session=session.id, description=session.description, reason=reason)
         self.end(session, common.ERROR_CODE_SESSION_FENCED, reason)
 
